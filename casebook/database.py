@@ -1,0 +1,149 @@
+"""The database connection: SQLite in WAL mode or PostgreSQL, and the schema revision both must be on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+
+from casebook.errors import SchemaMismatch, UnsafeStorage
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_MAX_WAL_BYTES = 64 * 1024 * 1024
+#: File systems on which SQLite's WAL cannot work, because other hosts do not share its memory.
+_NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "gpfs", "lustre", "ceph", "fuse.sshfs", "9p", "afs"}
+)
+_POSTGRESQL_OPTIONS = "-c lock_timeout=5s -c statement_timeout=30s -c idle_in_transaction_session_timeout=30s"
+
+
+def open_database(url: str) -> Engine:
+    """Return an engine whose every connection is durable: a commit that returned survives a crash.
+
+    Raises
+    ------
+    UnsafeStorage
+        When an SQLite file would lie on a network file system.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(
+            parsed,
+            pool_pre_ping=True,
+            pool_size=2,
+            max_overflow=4,
+            pool_recycle=1800,
+            hide_parameters=True,
+            connect_args={"options": _POSTGRESQL_OPTIONS},
+        )
+    if parsed.database and parsed.database != ":memory:":
+        refuse_network_file_system(Path(parsed.database))
+    engine = create_engine(parsed, hide_parameters=True, connect_args={"timeout": 30.0, "check_same_thread": False})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # The driver must not add a BEGIN of its own.
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "busy_timeout=30000",
+        "foreign_keys=ON",
+        "temp_store=MEMORY",
+        "wal_autocheckpoint=1000",
+        f"journal_size_limit={_MAX_WAL_BYTES}",
+    ):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A reader that turns writer after another commit fails at once, whatever the busy timeout:
+    # writers therefore take the lock up front.
+    reads = connection.get_execution_options().get("reads")
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def write(engine: Engine) -> Iterator[Connection]:
+    """Open one writing transaction; it commits at the end of the block and rolls back on any error."""
+    with engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def read(engine: Engine) -> Iterator[Connection]:
+    """Open one short reading transaction."""
+    with engine.connect().execution_options(reads=True) as connection, connection.begin():
+        yield connection
+
+
+def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> None:
+    """Raise `UnsafeStorage` when the file would lie on a file system that other hosts share.
+
+    Raises
+    ------
+    UnsafeStorage
+        Names the file system.
+    """
+    if not mounts.exists():
+        return
+    resolved = path.resolve()
+    kinds = {
+        fields[1]: fields[2] for fields in (line.split() for line in mounts.read_text().splitlines()) if len(fields) > 2
+    }
+    for folder in (resolved, *resolved.parents):
+        kind = kinds.get(str(folder))
+        if kind is None:
+            continue
+        if kind in _NETWORK_FILE_SYSTEMS:
+            raise UnsafeStorage(
+                f"The SQLite database would lie on a {kind} file system, where it cannot be kept whole; "
+                "put data_directory on a local disk or use PostgreSQL."
+            )
+        return
+
+
+def _alembic(engine: Engine) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["engine"] = engine
+    return config
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the schema to the revision of this program; safe when several services start at once."""
+    command.upgrade(_alembic(engine), "head")
+
+
+def head_revision() -> str:
+    """Return the schema revision this program is written for."""
+    return ScriptDirectory(str(_MIGRATIONS)).get_current_head() or ""
+
+
+def current_revision(engine: Engine) -> str:
+    """Return the schema revision of the database; empty when it has none."""
+    with read(engine) as connection:
+        return MigrationContext.configure(connection).get_current_revision() or ""
+
+
+def require_current(engine: Engine) -> None:
+    """Refuse to work on another schema revision.
+
+    Raises
+    ------
+    SchemaMismatch
+        Names both revisions.
+    """
+    found, wanted = current_revision(engine), head_revision()
+    if found != wanted:
+        raise SchemaMismatch(
+            f"The database is on schema revision {found or 'none'}, this program needs {wanted}: run `wetread migrate`."
+        )

@@ -1,0 +1,451 @@
+"""What a study waits for and what to do about it, in one plain sentence: the words of `wetread why`.
+
+Everything shown is an identifier the operator needs (UIDs, AE titles, destinations, pipelines) or a reason of
+our own. PatientIDs are shown only where they are asked for, because they are what a person has to choose between.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Row, select
+from sqlalchemy.sql.elements import ColumnElement
+
+from casebook import audit, store, tables
+from casebook.audit import AuditEvent
+from casebook.case import JobState
+from casebook.flow import STEPS
+from casebook.settings import Settings
+from casebook.study import Instance, InstanceStatus, PatientIdentity, Study, StudyState, contradictions
+
+#: States that need a person.
+NEEDS_A_PERSON = (StudyState.HELD, StudyState.DEAD)
+#: States in which no draft of the current generation follows by itself.
+_WITHOUT_A_DRAFT = (StudyState.HELD, StudyState.REFUSED, StudyState.UNMATCHED)
+_job = tables.job.c
+_output = tables.output.c
+_QUEUE_OF_STEP = {step.name: step.queue for step in STEPS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFacts:
+    """A job as an operator sees it."""
+
+    step: str
+    subject: str
+    state: JobState
+    attempt: int
+    max_attempts: int
+    owner: str
+    run_after: float
+    lease_until: float
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFacts:
+    """A result as an operator sees it."""
+
+    destination: str
+    kind: str
+    object_uid: str
+    #: SHA-256 of the frozen bytes.
+    sha256: str
+    first_sent_at: float | None
+    delivered_at: float | None
+    acknowledgement: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a study stands where it stands."""
+
+    study: Study
+    #: One plain sentence.
+    sentence: str
+    #: What a person may do; empty where nothing has to be done.
+    advice: str
+    needs_a_person: bool
+    jobs: tuple[JobFacts, ...]
+    outputs: tuple[OutputFacts, ...]
+    timeline: tuple[AuditEvent, ...]
+
+
+def explain(
+    connection: Connection,
+    study_instance_uid: str,
+    *,
+    settings: Settings,
+    now: float,
+    show_patient_ids: bool = False,
+) -> Explanation:
+    """Explain one study.
+
+    Parameters
+    ----------
+    show_patient_ids
+        Name the PatientIDs of a study that is held because of them.
+
+    Raises
+    ------
+    KeyError
+        When the study is not known.
+    """
+    study = store.get_study(connection, study_instance_uid)
+    jobs = _jobs(connection, study)
+    outputs = _outputs(connection, study)
+    sentence, advice = _say(
+        connection, study, jobs, outputs, settings=settings, now=now, show_patient_ids=show_patient_ids
+    )
+    if study.state in _WITHOUT_A_DRAFT:
+        outdated = _say_outdated(connection, study)
+        sentence = sentence.replace("no draft", "no new draft") + outdated if outdated else sentence
+    return Explanation(
+        study=study,
+        sentence=sentence,
+        advice=advice,
+        needs_a_person=study.state in NEEDS_A_PERSON,
+        jobs=jobs,
+        outputs=outputs,
+        timeline=audit.timeline(connection, study_instance_uid),
+    )
+
+
+def _say(
+    connection: Connection,
+    study: Study,
+    jobs: Sequence[JobFacts],
+    outputs: Sequence[OutputFacts],
+    *,
+    settings: Settings,
+    now: float,
+    show_patient_ids: bool,
+) -> tuple[str, str]:
+    match study.state:
+        case StudyState.RECEIVED:
+            return _say_received(connection, study, jobs, settings, now)
+        case StudyState.COMPLETE | StudyState.READ | StudyState.READY:
+            return _say_working(study, jobs, settings, now)
+        case StudyState.DELIVERED:
+            return _say_delivered(outputs), ""
+        case StudyState.CLOSED:
+            return "Closed: the radiologist's final report has arrived, so nothing more is done for this study.", ""
+        case StudyState.REFUSED:
+            return (
+                f"Refused, so there is no draft: {(study.detail or study.reason).rstrip('.')} ({study.reason}).",
+                (
+                    "Nothing has to be done; a new image of the study has it looked at again, and so does: "
+                    f"wetread retry {study.study_instance_uid}"
+                ),
+            )
+        case StudyState.UNMATCHED:
+            return _say_unmatched(connection, study, settings)
+        case StudyState.HELD:
+            return _say_held(connection, study, show_patient_ids=show_patient_ids)
+        case StudyState.DEAD:
+            return _say_dead(study, jobs, settings)
+
+
+def _say_outdated(connection: Connection, study: Study) -> str:
+    sent = store.sent_outputs(connection, study.study_instance_uid)
+    # Where one destination alone cannot be served, the drafts of this generation are right.
+    if store.holds_one_output(study):
+        sent = {to: (generation, uid) for to, (generation, uid) in sent.items() if generation < study.generation}
+    named = [f"{destination} ({uid})" for destination, (_, uid) in sorted(sent.items())]
+    return f" A draft was already sent to {', '.join(named)}; have it withdrawn." if named else ""
+
+
+def _say_received(
+    connection: Connection, study: Study, jobs: Sequence[JobFacts], settings: Settings, now: float
+) -> tuple[str, str]:
+    uid = study.study_instance_uid
+    repeated = store.instances(connection, uid, statuses=(InstanceStatus.UNCLASSED,))
+    if repeated:
+        job = next((one for one in jobs if one.step == "classify" and one.subject == repeated[0].path), None)
+        so_far = f"; the comparison {_stand(job, now)}" if job else ""
+        return (
+            (
+                f"Waits until {_count(len(repeated), 'image')} that arrived twice with other bytes "
+                f"({repeated[0].sop_instance_uid}) is compared with the first copy{so_far}."
+            ),
+            _worker_advice(job, settings),
+        )
+    if study.reason == store.COUNTING:
+        job = next((one for one in jobs if one.step == "count"), None)
+        so_far = f"; the question {_stand(job, now)}" if job else ""
+        return (
+            f"Waits until the archive has said how many images the study has; {study.instance_count} are here{so_far}.",
+            _worker_advice(job, settings),
+        )
+    left_s = study.quiet_at - now
+    if left_s > 0:
+        missing = ""
+        if study.expected_instances is not None and study.expected_instances > study.instance_count:
+            missing = f" The archive has {study.expected_instances} and is asked again then."
+        return (
+            (
+                f"Receives images: {study.instance_count} so far from {study.calling_ae_title}, the last one "
+                f"{_seconds(now - study.last_received_at)} ago; the quiet period ends in {_seconds(left_s)}.{missing}"
+            ),
+            f"To have it read at once: wetread close {uid}",
+        )
+    return (
+        f"The quiet period ended {_seconds(-left_s)} ago; the next sweep completes the study.",
+        "If this stays, the sweeper does not run: see wetread status."
+        if -left_s > _TOO_LATE_SWEEPS * settings.queue.sweep_interval_s
+        else "",
+    )
+
+
+#: A study this many sweeps overdue was not swept.
+_TOO_LATE_SWEEPS = 5
+
+
+def _say_working(study: Study, jobs: Sequence[JobFacts], settings: Settings, now: float) -> tuple[str, str]:
+    repeated = [one for one in jobs if one.step == "classify" and one.state not in (JobState.DONE, JobState.SUPERSEDED)]
+    open_jobs = [one for one in jobs if one.step != "classify" and one.state not in (JobState.DONE, JobState.DEAD)]
+    doing = {StudyState.COMPLETE: "Complete", StudyState.READ: "Read", StudyState.READY: "Ready to be sent"}
+    head = doing[study.state]
+    if not open_jobs:
+        return f"{head}, but no job is left for it, which should not happen.", "Report it with wetread why --json."
+    sentences = [f"{_job_name(one)} {_stand(one, now)}" for one in open_jobs]
+    waits = f" An image that arrived twice is compared first ({_stand(repeated[0], now)})." if repeated else ""
+    advice = next((text for text in (_worker_advice(one, settings) for one in open_jobs) if text), "")
+    return f"{head}: {'; '.join(sentences)}.{waits}", advice
+
+
+def _job_name(job: JobFacts) -> str:
+    return {
+        "read": "the reading",
+        "prepare": f"the result for {job.subject}",
+        "send": f"sending to {job.subject}",
+        "classify": "comparing a repeated image",
+        "count": "asking the archive for its count",
+    }.get(job.step, job.step)
+
+
+def _stand(job: JobFacts, now: float) -> str:
+    last = f" after {_error(job)}" if job.reason else ""
+    again = f" again{last}" if job.reason else ""
+    match job.state:
+        case JobState.RUNNING:
+            return (
+                f"is in work{again} (attempt {job.attempt} of {job.max_attempts}, lease held by {job.owner} "
+                f"for another {_seconds(job.lease_until - now)})"
+            )
+        case JobState.RETRY if job.run_after > now:
+            return (
+                f"is tried again in {_seconds(job.run_after - now)}{last} "
+                f"(attempt {job.attempt} of {job.max_attempts} failed)"
+            )
+        case JobState.READY | JobState.RETRY:
+            queue = _QUEUE_OF_STEP.get(job.step, job.step)
+            return f"waits for a free {queue} worker since {_seconds(now - job.run_after)}{last}"
+        case JobState.DEAD:
+            return f"failed for good{last}"
+        case _:
+            return "is done"
+
+
+def _error(job: JobFacts) -> str:
+    return f"{job.reason} ({job.detail.rstrip('.')})" if job.detail else job.reason
+
+
+def _worker_advice(job: JobFacts | None, settings: Settings) -> str:
+    if job is None:
+        return ""
+    if job.state is JobState.RETRY and job.step == "send":
+        return f"Nothing is lost; the same bytes are sent again. Look at {_address(job.subject, settings)}."
+    if job.state in (JobState.READY, JobState.RETRY):
+        return f"If this stays, no {_QUEUE_OF_STEP.get(job.step, '')} worker runs: see wetread status."
+    return ""
+
+
+def _address(destination: str, settings: Settings) -> str:
+    found = next((one for one in settings.destinations if one.name == destination), None)
+    if found is None:
+        return f"destination {destination}, which is no longer configured"
+    return f"destination {destination} ({found.kind} {found.host}:{found.port})"
+
+
+def _say_delivered(outputs: Sequence[OutputFacts]) -> str:
+    if not outputs:
+        return "Delivered."
+    parts = [f"{one.destination} acknowledged the {one.kind.upper()} with {one.acknowledgement}" for one in outputs]
+    return f"Delivered: {', '.join(parts)}."
+
+
+def _say_unmatched(connection: Connection, study: Study, settings: Settings) -> tuple[str, str]:
+    if study.reason == "only_own_results":
+        return "Only results of our own came under this study, so there is nothing to read.", ""
+    modalities = sorted({one.modality for one in store.instances(connection, study.study_instance_uid)})
+    return (
+        f"No pipeline wants this study ({', '.join(modalities) or 'no modality'}), so it is kept and not read.",
+        (
+            f"If it should be read, mend {settings.config_directory / 'pipelines'}; "
+            f"then: wetread retry {study.study_instance_uid}"
+        ),
+    )
+
+
+def _say_held(connection: Connection, study: Study, *, show_patient_ids: bool) -> tuple[str, str]:
+    uid = study.study_instance_uid
+    if store.holds_one_output(study):
+        return f"Held for a person: {study.detail.rstrip('.')} ({study.reason}).", _mend_one_output(study)
+    # What was left out before, by a person or a rejection note, contradicts nobody any more.
+    counting = (InstanceStatus.CURRENT, InstanceStatus.CONFLICT, InstanceStatus.UNCLASSED)
+    instances = store.instances(connection, uid, statuses=counting)
+    differing = contradictions([one.header for one in instances])
+    options = "".join(f" {option}" for name, option in _RELEASE_OPTIONS.items() if name in differing)
+    release = f"Mend it in the PACS and send the study again, or: wetread release {uid} --as PATIENT_ID{options}"
+    if "patient_id" in differing:
+        ranges = _patient_ranges(instances, show_patient_ids=show_patient_ids)
+        names = "" if show_patient_ids else f" (which ones: wetread why {uid} --show-patient-ids)"
+        return (
+            f"Held for a person: {ranges}, so no draft is written for either{names}.",
+            f"{release} (the draft then reads only the images that carry this, and says so; no image is re-labelled).",
+        )
+    if study.reason in ("repeated_image_differs", "repeated_image_not_compared"):
+        conflicting = _of_status(instances, (InstanceStatus.CONFLICT, InstanceStatus.UNCLASSED))
+        which = f" ({conflicting[0].sop_instance_uid})" if conflicting else ""
+        return f"Held for a person: {study.detail.rstrip('.')}{which}.", f"{release} (the first copy is read)."
+    detail = (study.detail or study.reason).rstrip(".")
+    return f"Held for a person: {detail} ({study.reason}).", f"{release}."
+
+
+#: What a person has to choose beside the PatientID where the images disagree about it too.
+_RELEASE_OPTIONS = {
+    "issuer_of_patient_id": "--issuer ISSUER",
+    "patient_birth_date": "--birth-date YYYYMMDD",
+    "accession_number": "--accession-number NUMBER",
+}
+
+
+def _mend_one_output(study: Study) -> str:
+    uid = study.study_instance_uid
+    if study.reason == "accession_number_empty":
+        return (
+            "Mend AccessionNumber in the PACS and send the study again; where the copies then differ: "
+            f"wetread release {uid} --as PATIENT_ID --accession-number NUMBER."
+        )
+    return f"Mend the charset of this destination in node.yaml; then: wetread retry {uid}"
+
+
+def _of_status(instances: Iterable[Instance], statuses: Sequence[InstanceStatus]) -> list[Instance]:
+    return [one for one in instances if one.status in statuses]
+
+
+def _patient_ranges(instances: Sequence[Instance], *, show_patient_ids: bool) -> str:
+    labels: dict[str, str] = {}
+    runs: list[tuple[int, int, str]] = []
+    for number, one in enumerate(instances, start=1):
+        patient_id = one.header.identity.patient_id
+        labels.setdefault(patient_id, chr(ord("A") + len(labels) % 26))
+        if runs and runs[-1][2] == patient_id:
+            runs[-1] = (runs[-1][0], number, patient_id)
+        else:
+            runs.append((number, number, patient_id))
+    shown = runs[:_MOST_RUNS]
+    parts = [
+        f"{_image_range(first, last)} PatientID {(patient_id or '(empty)') if show_patient_ids else labels[patient_id]}"
+        for first, last, patient_id in shown
+    ]
+    more = ", and so on" if len(runs) > _MOST_RUNS else ""
+    return f"of its images, in the order of arrival, {', '.join(parts)}{more}"
+
+
+_MOST_RUNS = 6
+
+
+def _image_range(first: int, last: int) -> str:
+    return f"image {first} carries" if first == last else f"images {first}-{last} carry"
+
+
+def patient_ids(connection: Connection, study_instance_uid: str) -> tuple[str, ...]:
+    """Return the PatientIDs of a study in the order of arrival, for the person who has to choose."""
+    found: dict[str, PatientIdentity] = {}
+    for one in store.instances(connection, study_instance_uid, statuses=list(InstanceStatus)):
+        found.setdefault(one.header.identity.patient_id, one.header.identity)
+    return tuple(found)
+
+
+def _say_dead(study: Study, jobs: Sequence[JobFacts], settings: Settings) -> tuple[str, str]:
+    dead = [one for one in jobs if one.state is JobState.DEAD]
+    if not dead:
+        return f"A step failed for good ({study.reason}).", f"wetread retry {study.study_instance_uid}"
+    parts = [f"{_job_name(one)} failed after {_count(one.attempt, 'attempt')} with {_error(one)}" for one in dead]
+    where = {_address(one.subject, settings) for one in dead if one.step in ("send", "prepare")}
+    look = f"Look at {', '.join(sorted(where))}; then: " if where else "When its cause is mended: "
+    return f"Given up: {'; '.join(parts)}.", f"{look}wetread retry {study.study_instance_uid}"
+
+
+def _jobs(connection: Connection, study: Study) -> tuple[JobFacts, ...]:
+    rows = connection.execute(
+        select(*tables.job.c)
+        .where(_job.study_instance_uid == study.study_instance_uid, _of_interest(study))
+        .order_by(_job.id)
+    )
+    return tuple(_job_facts(row) for row in rows)
+
+
+def _of_interest(study: Study) -> ColumnElement[bool]:
+    # Jobs of an earlier generation matter only where they died or compare a repeated image.
+    return ((_job.generation == study.generation) & (_job.state != JobState.SUPERSEDED)) | (
+        _job.state.in_((JobState.DEAD, JobState.READY, JobState.RETRY, JobState.RUNNING))
+    )
+
+
+def _job_facts(row: Row[tuple[object, ...]]) -> JobFacts:
+    return JobFacts(
+        step=row.step,
+        subject=row.subject,
+        state=JobState(row.state),
+        attempt=row.attempt,
+        max_attempts=row.max_attempts,
+        owner=row.owner or "",
+        run_after=row.run_after,
+        lease_until=row.lease_until or 0.0,
+        reason=row.reason,
+        detail=row.detail,
+    )
+
+
+def _outputs(connection: Connection, study: Study) -> tuple[OutputFacts, ...]:
+    rows = connection.execute(
+        select(
+            _output.destination,
+            _output.kind,
+            _output.object_uid,
+            _output.sha256,
+            _output.first_sent_at,
+            _output.delivered_at,
+            _output.acknowledgement,
+        )
+        .where(_output.study_instance_uid == study.study_instance_uid, _output.generation == study.generation)
+        .order_by(_output.id)
+    )
+    return tuple(
+        OutputFacts(
+            destination=row.destination,
+            kind=row.kind,
+            object_uid=row.object_uid,
+            sha256=row.sha256,
+            first_sent_at=row.first_sent_at,
+            delivered_at=row.delivered_at,
+            acknowledgement=row.acknowledgement or "",
+        )
+        for row in rows
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _seconds(value: float) -> str:
+    whole = max(0, round(value))
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,644 @@
+"""What happens to a study, on one page.
+
+::
+
+    received --quiet, counted--> complete --gpu: read--> read --io: prepare--> ready --io: send--> delivered
+    any step -> refused | unmatched | held | dead, each with its reason; delivered --final report--> closed
+
+The result of a step and the jobs of the next step are committed in the one transaction that marks its job
+done. The state of a study between `complete` and `delivered` is derived from its rows, so a step that ends
+twice, late or in another order than its siblings cannot leave it wrong.
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from sqlalchemy import Connection
+
+from casebook import audit, queue, store
+from casebook.case import Case, Job
+from casebook.errors import IdentityConflict, LostLease, Retryable, SettingsError, WetreadError, WrongState
+from casebook.outcomes import Classed, Counted, Delivered, Drafted, Held, Outcome, Prepared, Refused
+from casebook.pipelines import Pipeline, choose
+from casebook.settings import ArchiveSettings, QueueSettings
+from casebook.study import CompletionReason, InstanceStatus, Study, StudyHeader, StudyState, contradictions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One kind of job."""
+
+    name: str
+    #: Queue its workers listen to.
+    queue: str
+    #: Function that does it, as `module:function`.
+    body: str
+    #: Study states before and after.
+    begins: StudyState
+    ends: StudyState
+
+
+STEPS: tuple[Step, ...] = (
+    Step(name="read", queue="gpu", body="worker.read:read", begins=StudyState.COMPLETE, ends=StudyState.READ),
+    Step(name="prepare", queue="io", body="dicom_node.prepare:prepare", begins=StudyState.READ, ends=StudyState.READY),
+    Step(name="send", queue="io", body="dicom_node.send:send", begins=StudyState.READY, ends=StudyState.DELIVERED),
+    # Beside the line: the archive is asked how many images there are, before a quiet study counts as complete.
+    Step(
+        name="count",
+        queue="io",
+        body="dicom_node.count:count",
+        begins=StudyState.RECEIVED,
+        ends=StudyState.RECEIVED,
+    ),
+    # Beside the line: a repeated SOP Instance UID is compared with the first copy.
+    Step(
+        name="classify",
+        queue="io",
+        body="dicom_node.classify:classify",
+        begins=StudyState.RECEIVED,
+        ends=StudyState.RECEIVED,
+    ),
+)
+QUEUES: tuple[str, ...] = ("gpu", "io")
+
+#: States that the rows of jobs and outputs decide; the others are decisions that stay until somebody undoes them.
+_DERIVED = (StudyState.COMPLETE, StudyState.READ, StudyState.READY, StudyState.DELIVERED, StudyState.DEAD)
+
+
+# ---- completion --------------------------------------------------------------------------------------------
+
+
+def settle_quiet(
+    connection: Connection,
+    study_instance_uid: str,
+    *,
+    pipelines: Sequence[Pipeline],
+    limits: QueueSettings,
+    archive: ArchiveSettings | None,
+    now: float,
+) -> bool:
+    """Complete a quiet study, or first ask the archive how many images it has; say whether it is complete.
+
+    An archive that does not answer, or never agrees, is asked `max_questions` times; then the study is read as
+    it is, and the draft says "n of m".
+    """
+    study = store.lock_study(connection, study_instance_uid)
+    if study.state is not StudyState.RECEIVED or study.quiet_at > now or study.reason == store.COUNTING:
+        return False
+    asked = store.questions(connection, study_instance_uid, study.generation)
+    if archive is None or asked >= archive.max_questions:
+        return complete(
+            connection,
+            study_instance_uid,
+            pipelines=pipelines,
+            limits=limits,
+            now=now,
+            reason=CompletionReason.QUIET,
+        )
+    store.set_counting(connection, study_instance_uid, counting=True, quiet_at=study.quiet_at)
+    _enqueue(connection, study, "count", limits=limits, now=now, priority=0, subject=str(asked + 1))
+    return False
+
+
+def _take_count(
+    connection: Connection,
+    study: Study,
+    counted: Counted,
+    *,
+    pipelines: Sequence[Pipeline],
+    limits: QueueSettings,
+    now: float,
+) -> None:
+    # What was fetched just now extends the quiet period; what the sender still sends did so before.
+    was_quiet = study.quiet_at <= now
+    store.record_instances(connection, counted.pulled, now)
+    store.add_priors(connection, study.study_instance_uid, counted.priors, now=now)
+    held = store.recount(connection, study.study_instance_uid)
+    store.set_expected(connection, study.study_instance_uid, counted.expected)
+    study = store.get_study(connection, study.study_instance_uid)
+    if study.state is not StudyState.RECEIVED:
+        return  # What was fetched contradicts what was here: the study is held now.
+    if held < counted.expected or not was_quiet:
+        _ask_later(connection, study, limits, now)
+        return
+    store.set_counting(connection, study.study_instance_uid, counting=False, quiet_at=min(study.quiet_at, now))
+    complete(
+        connection,
+        study.study_instance_uid,
+        pipelines=pipelines,
+        limits=limits,
+        now=now,
+        reason=CompletionReason.COUNTED,
+    )
+
+
+def _ask_later(connection: Connection, study: Study, limits: QueueSettings, now: float) -> None:
+    if study.state is not StudyState.RECEIVED:
+        return  # A person closed it during the question; what came of that keeps its reason.
+    again_at = max(study.quiet_at, now + limits.ask_again_s)
+    store.set_counting(connection, study.study_instance_uid, counting=False, quiet_at=again_at)
+
+
+def complete(
+    connection: Connection,
+    study_instance_uid: str,
+    *,
+    pipelines: Sequence[Pipeline],
+    limits: QueueSettings,
+    now: float,
+    reason: CompletionReason,
+) -> bool:
+    """Decide what becomes of a study whose images are all here; say whether there was anything to decide."""
+    study = store.lock_study(connection, study_instance_uid)
+    if study.state is not StudyState.RECEIVED:
+        return False
+    if reason is CompletionReason.QUIET and study.quiet_at > now:
+        return False
+    if store.has_unclassed(connection, study_instance_uid):
+        return False  # The next sweep looks again once the copies are compared.
+    current = store.instances(connection, study_instance_uid)
+    differing = contradictions([one.header for one in current])
+    if differing:
+        store.hold(
+            connection,
+            study_instance_uid,
+            now=now,
+            reason="patient_identity_differs",
+            detail=f"The images of this study disagree about {', '.join(differing)}, so no draft is written.",
+        )
+        return True
+    notes = store.rejection_notes(connection, study_instance_uid)
+    if notes and all(one.sop_instance_uid in notes for one in current):
+        store.set_state(
+            connection,
+            study_instance_uid,
+            StudyState.REFUSED,
+            now=now,
+            reason="every_image_rejected",
+            detail="A rejection note took every image out of this study.",
+            completion_reason=reason,
+        )
+        return True
+    pipeline = choose(pipelines, current)
+    if pipeline is None:
+        store.set_state(
+            connection,
+            study_instance_uid,
+            StudyState.UNMATCHED,
+            now=now,
+            reason="no_pipeline_matches",
+            detail="No pipeline wants this study.",
+            completion_reason=reason,
+        )
+        return True
+    store.set_state(
+        connection,
+        study_instance_uid,
+        StudyState.COMPLETE,
+        now=now,
+        pipeline=pipeline.name,
+        completion_reason=reason,
+    )
+    _enqueue(connection, study, "read", limits=limits, now=now, priority=pipeline.priority)
+    return True
+
+
+def _enqueue(
+    connection: Connection,
+    study: Study,
+    step: str,
+    *,
+    limits: QueueSettings,
+    now: float,
+    priority: int,
+    subject: str = "",
+) -> None:
+    found = next(one for one in STEPS if one.name == step)
+    queue.enqueue(
+        connection,
+        step=step,
+        queue=found.queue,
+        idempotency_key=f"{step}:{study.study_instance_uid}:{study.generation}:{subject}",
+        study_instance_uid=study.study_instance_uid,
+        generation=study.generation,
+        subject=subject,
+        priority=priority,
+        max_attempts=_max_attempts(step, limits),
+        now=now,
+    )
+
+
+def _max_attempts(step: str, limits: QueueSettings) -> int:
+    if step == "count":
+        return 1  # The next question is the next attempt.
+    return limits.max_send_attempts if step == "send" else limits.max_attempts
+
+
+# ---- steps -------------------------------------------------------------------------------------------------
+
+
+def load_case(connection: Connection, job: Job, pipelines: Sequence[Pipeline]) -> Case:
+    """Read everything a step may look at.
+
+    Raises
+    ------
+    Retryable
+        When a repeated object has to be compared before results may leave.
+    SettingsError
+        When the pipeline of a study to be read is no longer configured.
+    """
+    study = store.get_study(connection, job.study_instance_uid)
+    if job.step == "classify":
+        return _load_classify(connection, job, study)
+    if job.step == "send" and store.has_unclassed(connection, job.study_instance_uid):
+        raise Retryable("An image that arrived twice with other bytes is still being compared.")
+    pipeline = next((one for one in pipelines if one.name == study.pipeline), None)
+    if job.step == "read" and pipeline is None:
+        raise SettingsError(f"The study was matched to the pipeline {study.pipeline}, which is no longer configured.")
+    found = before = output = None
+    if job.step in ("prepare", "send"):
+        found = store.get_reading(connection, job.study_instance_uid, job.generation)
+        before = store.predecessor(connection, job.study_instance_uid, job.generation, job.subject)
+        output = store.get_output(connection, job.study_instance_uid, job.generation, job.subject)
+    reading, revision = found or (None, 0)
+    return Case(
+        job=job,
+        study=study,
+        instances=store.instances(connection, job.study_instance_uid),
+        issued_uids=store.issued_uids(connection, job.study_instance_uid),
+        set_aside_uids=_set_aside_uids(connection, job),
+        priors=store.priors(connection, job.study_instance_uid) if job.step == "read" else (),
+        pipeline=pipeline,
+        reading=reading,
+        revision=revision,
+        predecessor_uid=before.object_uid if before else "",
+        predecessor_class=before.object_class if before else "",
+        output=output,
+    )
+
+
+def _set_aside_uids(connection: Connection, job: Job) -> tuple[str, ...]:
+    if job.step == "count":
+        statuses = [one for one in InstanceStatus if one is not InstanceStatus.CURRENT]
+        found = store.instances(connection, job.study_instance_uid, statuses=statuses)
+        return tuple(one.sop_instance_uid for one in found)
+    if job.step != "read":
+        return ()
+    # An image whose other copy is read is not missing from the draft.
+    out = store.instances(
+        connection, job.study_instance_uid, statuses=(InstanceStatus.EXCLUDED, InstanceStatus.CONFLICT)
+    )
+    current = {one.sop_instance_uid for one in store.instances(connection, job.study_instance_uid)}
+    return tuple(dict.fromkeys(one.sop_instance_uid for one in out if one.sop_instance_uid not in current))
+
+
+def _load_classify(connection: Connection, job: Job, study: Study) -> Case:
+    every = store.instances(connection, job.study_instance_uid, statuses=InstanceStatus)
+    repeated = next(one for one in every if one.path == job.subject)
+    return Case(
+        job=job,
+        study=study,
+        instances=tuple(one for one in every if one.sop_instance_uid == repeated.sop_instance_uid and one != repeated),
+        repeated=repeated,
+    )
+
+
+def begin_send(connection: Connection, job: Job, *, limits: QueueSettings, now: float) -> None:
+    """Note, under the fence, that bytes are about to leave; commit before sending.
+
+    Raises
+    ------
+    LostLease
+        When the job is no longer ours.
+    Retryable
+        When a repeated object arrived since and has to be compared first.
+    """
+    store.lock_study(connection, job.study_instance_uid)
+    queue.renew(connection, job, lease_until=now + limits.lease_s)
+    if store.has_unclassed(connection, job.study_instance_uid):
+        raise Retryable("An image that arrived twice with other bytes is still being compared.")
+    store.mark_sending(connection, job, now=now)
+
+
+def advance(
+    connection: Connection,
+    job: Job,
+    outcome: Outcome,
+    *,
+    pipelines: Sequence[Pipeline],
+    limits: QueueSettings,
+    now: float,
+) -> None:
+    """Commit the outcome of a step together with the jobs it asks for.
+
+    Raises
+    ------
+    LostLease
+        When the job is no longer ours: nothing may be written.
+    """
+    if isinstance(outcome, Counted) and outcome.pulled:
+        store.lock_recording(connection)
+    study = store.lock_study(connection, job.study_instance_uid)
+    queue.finish(connection, job, now=now)
+    match outcome:
+        case Drafted():
+            if outcome.reading.generation != job.generation or study.generation != job.generation:
+                raise LostLease
+            store.add_reading(connection, outcome.reading, now=now)
+            pipeline = next(one for one in pipelines if one.name == study.pipeline)
+            for destination in pipeline.destinations:
+                _enqueue(
+                    connection,
+                    study,
+                    "prepare",
+                    limits=limits,
+                    now=now,
+                    priority=pipeline.priority,
+                    subject=destination,
+                )
+            _note(connection, job, now, "drafted", f"sha256 {outcome.reading.sha256[:16]}")
+        case Refused():
+            store.set_state(
+                connection,
+                job.study_instance_uid,
+                StudyState.REFUSED,
+                now=now,
+                reason=outcome.reason,
+                detail=outcome.detail,
+            )
+        case Held():
+            store.hold(
+                connection,
+                job.study_instance_uid,
+                now=now,
+                reason=outcome.reason,
+                detail=outcome.detail,
+                stop_others=not outcome.only_this_output,
+            )
+        case Prepared():
+            sha256 = hashlib.sha256(outcome.content).hexdigest()
+            store.freeze_output(connection, job, outcome, sha256=sha256, now=now)
+            _enqueue(connection, study, "send", limits=limits, now=now, priority=0, subject=job.subject)
+            _note(connection, job, now, "output_frozen", f"{job.subject} {outcome.object_uid}")
+        case Delivered():
+            store.mark_delivered(connection, job, acknowledgement=outcome.acknowledgement, now=now)
+            _note(connection, job, now, "output_delivered", f"{job.subject} {outcome.acknowledgement}")
+        case Classed():
+            _class_repeated(connection, job, outcome, now)
+        case Counted():
+            _note(connection, job, now, "archive_counted", f"{outcome.expected} images")
+            _take_count(connection, study, outcome, pipelines=pipelines, limits=limits, now=now)
+    _settle(connection, job.study_instance_uid, now)
+
+
+def _class_repeated(connection: Connection, job: Job, outcome: Classed, now: float) -> None:
+    status = InstanceStatus.VARIANT if outcome.is_variant else InstanceStatus.CONFLICT
+    store.set_instance_status(connection, job.subject, status, reason=outcome.reason)
+    if outcome.is_variant:
+        _note(connection, job, now, "repeated_image_is_variant", outcome.reason)
+        return
+    store.hold(
+        connection,
+        job.study_instance_uid,
+        now=now,
+        reason="repeated_image_differs",
+        detail="An image arrived twice under one SOP Instance UID with another patient or other pixels.",
+    )
+
+
+def fail(
+    connection: Connection,
+    job: Job,
+    error: BaseException,
+    *,
+    limits: QueueSettings,
+    now: float,
+    random: Random,
+) -> None:
+    """Write a failed attempt: a later try, or the end of the job until a person retries it.
+
+    Raises
+    ------
+    LostLease
+        When the job is no longer ours.
+    """
+    store.lock_study(connection, job.study_instance_uid)
+    reason = _reason(error)
+    # Only our own errors speak in sentences that are safe to keep; a foreign one may quote a header.
+    detail = str(error) if isinstance(error, WetreadError) else f"Unexpected {type(error).__name__}."
+    if isinstance(error, IdentityConflict):
+        queue.finish(connection, job, now=now)
+        store.hold(connection, job.study_instance_uid, now=now, reason=reason, detail=detail)
+        return
+    if job.step == "count":
+        queue.finish(connection, job, now=now)
+        _note(connection, job, now, "archive_did_not_count", reason)
+        _ask_later(connection, store.get_study(connection, job.study_instance_uid), limits, now)
+        return
+    permanent = isinstance(error, WetreadError) and not isinstance(error, Retryable)
+    if permanent or job.attempt >= job.max_attempts:
+        queue.bury(connection, job, now=now, reason=reason, detail=detail)
+        _note(connection, job, now, "job_died", f"{job.step} {reason}")
+        if job.step == "classify":
+            # Nobody could tell the copies apart, so nobody may read either.
+            store.hold(
+                connection,
+                job.study_instance_uid,
+                now=now,
+                reason="repeated_image_not_compared",
+                detail="An image arrived twice with other bytes and the copies could not be compared.",
+            )
+        _settle(connection, job.study_instance_uid, now)
+        return
+    longest_s = min(limits.backoff_cap_s, limits.backoff_first_s * 2 ** (job.attempt - 1))
+    queue.retry(connection, job, now=now, wait_s=longest_s * random.uniform(0.5, 1.0), reason=reason, detail=detail)
+
+
+def _reason(error: BaseException) -> str:
+    name = type(error).__name__
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+
+
+class WorkerVanished(Retryable):
+    """The worker that held the job went silent."""
+
+
+def expire(connection: Connection, job: Job, *, limits: QueueSettings, now: float, random: Random) -> bool:
+    """Give the job of a silent worker to another one, or end it when it keeps killing its workers.
+
+    Returns
+    -------
+        False when the worker renewed its lease, or another sweep was first.
+    """
+    # The study before the job, as everywhere: two locks taken in two orders would be a deadlock.
+    store.lock_study(connection, job.study_instance_uid)
+    if not queue.is_expired(connection, job, now=now):
+        return False
+    fail(connection, job, WorkerVanished(), limits=limits, now=now, random=random)
+    return True
+
+
+def _settle(connection: Connection, study_instance_uid: str, now: float) -> None:
+    # Derives the state from the rows; see the module docstring.
+    study = store.get_study(connection, study_instance_uid)
+    if study.state not in _DERIVED:
+        return
+    wanted, frozen, delivered, dead = store.progress(connection, study_instance_uid, study.generation)
+    if dead:
+        state = StudyState.DEAD
+    elif not store.has_reading(connection, study_instance_uid, study.generation):
+        state = StudyState.COMPLETE
+    elif wanted and delivered == wanted:
+        state = StudyState.DELIVERED
+    else:
+        state = StudyState.READY if frozen == wanted else StudyState.READ
+    if state is not study.state:
+        reason = "step_failed" if state is StudyState.DEAD else ""
+        store.set_state(connection, study_instance_uid, state, now=now, reason=reason)
+
+
+def _note(connection: Connection, job: Job, now: float, action: str, detail: str) -> None:
+    audit.record(
+        connection,
+        at=now,
+        actor=f"{job.step} attempt {job.attempt}",
+        action=action,
+        study_instance_uid=job.study_instance_uid,
+        detail=detail,
+    )
+
+
+# ---- what a person decides ---------------------------------------------------------------------------------
+
+
+def retry_dead(connection: Connection, study_instance_uid: str, *, now: float, actor: str) -> int:
+    """Give the dead jobs of a study fresh attempts; say how many there were."""
+    store.lock_study(connection, study_instance_uid)
+    revived = queue.revive(connection, study_instance_uid=study_instance_uid, now=now)
+    if revived:
+        audit.record(connection, at=now, actor=actor, action="retried", study_instance_uid=study_instance_uid)
+        _settle(connection, study_instance_uid, now)
+    return revived
+
+
+def read_again(connection: Connection, study_instance_uid: str, *, now: float, actor: str) -> bool:
+    """Look anew at a study that was not read or not served, after its cause was mended; say whether it was one.
+
+    That is one that no pipeline wanted, one that was refused, and one held for one destination only.
+    """
+    study = store.lock_study(connection, study_instance_uid)
+    ended = study.state in (StudyState.UNMATCHED, StudyState.REFUSED) or store.holds_one_output(study)
+    if not ended or not study.instance_count:
+        return False
+    store.start_generation(connection, study, now=now, action="read_again")
+    store.set_state(connection, study_instance_uid, StudyState.RECEIVED, now=now, actor=actor, quiet_at=now)
+    return True
+
+
+def close(
+    connection: Connection,
+    study_instance_uid: str,
+    *,
+    pipelines: Sequence[Pipeline],
+    limits: QueueSettings,
+    now: float,
+    actor: str,
+) -> StudyState:
+    """Complete a study without its quiet period or the count of the archive; return its state then.
+
+    Raises
+    ------
+    WrongState
+        When the study does not receive images any more, or a repeated one has to be compared first.
+    """
+    study = store.lock_study(connection, study_instance_uid)
+    if study.state is not StudyState.RECEIVED:
+        raise WrongState(f"Only a study that still receives images can be closed; it is {study.state}.")
+    if store.has_unclassed(connection, study_instance_uid):
+        raise WrongState("A repeated image has to be compared first.")
+    audit.record(connection, at=now, actor=actor, action="declared_complete", study_instance_uid=study_instance_uid)
+    complete(
+        connection,
+        study_instance_uid,
+        pipelines=pipelines,
+        limits=limits,
+        now=now,
+        reason=CompletionReason.FORCED,
+    )
+    return store.get_study(connection, study_instance_uid).state
+
+
+def release(
+    connection: Connection,
+    study_instance_uid: str,
+    *,
+    patient_id: str,
+    accession_number: str | None = None,
+    patient_birth_date: str | None = None,
+    issuer_of_patient_id: str | None = None,
+    now: float,
+    actor: str,
+) -> int:
+    """Let a held study go on with only the images that carry one identity; say how many those are.
+
+    No image is re-labelled: the first copy with this identity counts, every other one is left out. What a
+    rejection note took out stays out.
+
+    Parameters
+    ----------
+    patient_id
+        PatientID of the images that may be read.
+    accession_number, patient_birth_date, issuer_of_patient_id
+        What else they have to carry; empty for images that carry none, None where it does not matter.
+
+    Raises
+    ------
+    IdentityConflict
+        When the study is not held or would be held again for the same reason, no image carries this identity,
+        or the images that do still contradict one another. Nothing is written then.
+    """
+    study = store.lock_study(connection, study_instance_uid)
+    if study.state is not StudyState.HELD:
+        raise IdentityConflict("Only a held study can be released.")
+    if store.holds_one_output(study):
+        raise IdentityConflict("Only one destination of this study cannot be served; no choice of images mends that.")
+    wanted = {
+        "patient_id": patient_id,
+        "accession_number": accession_number,
+        "patient_birth_date": patient_birth_date,
+        "issuer_of_patient_id": issuer_of_patient_id,
+    }
+    kept: dict[str, StudyHeader] = {}
+    decided: list[tuple[str, bool]] = []
+    rejected = store.rejections(connection, study_instance_uid)
+    statuses = [one for one in InstanceStatus if one is not InstanceStatus.OWN]
+    for one in store.instances(connection, study_instance_uid, statuses=statuses):
+        if one.sop_instance_uid in rejected:
+            continue
+        fits = one.sop_instance_uid not in kept and _carries(one.header, wanted)
+        if fits:
+            kept[one.sop_instance_uid] = one.header
+        decided.append((one.path, fits))
+    _refuse_unclear(kept.values())
+    for path, fits in decided:
+        status = InstanceStatus.CURRENT if fits else InstanceStatus.EXCLUDED
+        store.set_instance_status(connection, path, status, reason="" if fits else "left_out_at_release")
+    queue.supersede(connection, study_instance_uid=study_instance_uid, now=now, steps=("classify",), reason="released")
+    store.recount(connection, study_instance_uid)
+    store.start_generation(connection, study, now=now, action="released")
+    store.set_state(connection, study_instance_uid, StudyState.RECEIVED, now=now, actor=actor, quiet_at=now)
+    return len(kept)
+
+
+def _carries(header: StudyHeader, wanted: Mapping[str, str | None]) -> bool:
+    return all(value is None or getattr(header.identity, name) == value for name, value in wanted.items())
+
+
+def _refuse_unclear(kept: Collection[StudyHeader]) -> None:
+    if not kept:
+        raise IdentityConflict("No image of this study carries that identity; nothing was changed.")
+    differing = contradictions(kept)
+    if differing:
+        raise IdentityConflict(f"The images still disagree about {', '.join(differing)}; nothing was changed.")

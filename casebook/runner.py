@@ -1,0 +1,223 @@
+"""Does jobs: claim, run the body under a heartbeat, commit the outcome under the fence."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+
+import structlog
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from casebook import flow, queue
+from casebook.case import Case, Job
+from casebook.errors import LostLease, StoreUnavailable, WetreadError
+from casebook.logs import get_logger
+from casebook.outcomes import Outcome
+from casebook.settings import Settings
+from casebook.wiring import Wiring
+
+Body = Callable[[Case, Settings], Outcome]
+Heartbeat = Callable[[Wiring, Job], AbstractContextManager[None]]
+Pause = Callable[[float], bool]
+
+_LEASE_EXPIRED_EXIT_CODE = 70
+#: Seconds between two tries to commit a finished result while the database is away.
+_COMMIT_PAUSE_S = 1.0
+_log = get_logger()
+
+
+class Runner:
+    """Works off one queue in this process."""
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        bodies: Mapping[str, Body],
+        heartbeat: Heartbeat | None = None,
+        pause: Pause | None = None,
+    ) -> None:
+        """Take what to do for each step, by name.
+
+        Parameters
+        ----------
+        heartbeat
+            Keeps the lease while a body runs.
+        pause
+            Waits some seconds between two tries to commit; True when this worker was told to stop.
+        """
+        self._wiring = wiring
+        self._bodies = bodies
+        self._heartbeat = heartbeat or keep_lease
+        self._stopping = threading.Event()
+        self._pause = pause or self._stopping.wait
+
+    def stop(self) -> None:
+        """Finish the job in hand and take no other."""
+        self._stopping.set()
+
+    def drain(self, queue_name: str) -> int:
+        """Do every due job of a queue; return how many were done."""
+        done = 0
+        while not self._stopping.is_set() and self.run_one(queue_name):
+            done += 1
+        return done
+
+    def run_one(self, queue_name: str) -> bool:
+        """Claim and do one job; say whether there was one."""
+        job = self.claim(queue_name)
+        if job is None:
+            return False
+        identifiers = structlog.contextvars.bind_contextvars(
+            study_instance_uid=job.study_instance_uid, job=job.id, step=job.step, attempt=job.attempt
+        )
+        try:
+            with self._heartbeat(self._wiring, job):
+                self._do(job)
+        except LostLease:
+            _log.warning("lease_lost", fence=job.fence)
+        finally:
+            structlog.contextvars.reset_contextvars(**identifiers)
+        return True
+
+    def _do(self, job: Job) -> None:
+        try:
+            outcome = self._bodies[job.step](self.begin(job), self._wiring.settings)
+            self._commit_patiently(job, outcome)
+        except LostLease:
+            raise
+        except WetreadError as error:
+            self.fail(job, error)
+        except Exception as error:  # noqa: BLE001 - the process edge of a step: any failure is one attempt
+            _log.error("step_failed", exc_info=error)
+            self.fail(job, error)
+        else:
+            self.wake_next()
+
+    # What follows are the transactions of a job, one a method: between two of them a process may die.
+
+    def claim(self, queue_name: str) -> Job | None:
+        """Take the most urgent due job of a queue, if there is one."""
+        wiring = self._wiring
+        with wiring.write() as connection:
+            claimed = queue.claim(
+                connection,
+                queue=queue_name,
+                owner=wiring.owner,
+                lease_s=wiring.settings.queue.lease_s,
+                now=wiring.clock.now(connection),
+            )
+        return claimed[0] if claimed else None
+
+    def begin(self, job: Job) -> Case:
+        """Read what the step may look at; a send is noted before its first byte leaves.
+
+        Raises
+        ------
+        LostLease
+            When the job is no longer ours.
+        Retryable
+            When the step has to wait for another one.
+        """
+        wiring = self._wiring
+        with wiring.read() as connection:
+            case = flow.load_case(connection, job, wiring.pipelines)
+        if job.step == "send":
+            with wiring.write() as connection:
+                flow.begin_send(connection, job, limits=wiring.settings.queue, now=wiring.clock.now(connection))
+        return case
+
+    def commit(self, job: Job, outcome: Outcome) -> None:
+        """Write the outcome of a step and the jobs that follow from it.
+
+        Raises
+        ------
+        LostLease
+            When the job is no longer ours.
+        """
+        with self._wiring.write() as connection:
+            flow.advance(
+                connection,
+                job,
+                outcome,
+                pipelines=self._wiring.pipelines,
+                limits=self._wiring.settings.queue,
+                now=self._wiring.clock.now(connection),
+            )
+        _log.info("step_finished", state=type(outcome).__name__)
+
+    def _commit_patiently(self, job: Job, outcome: Outcome) -> None:
+        # A finished result is worth keeping while the lease may still be ours.
+        deadline = time.monotonic() + self._wiring.settings.queue.lease_s
+        while True:
+            try:
+                self.commit(job, outcome)
+            except DBAPIError as error:
+                if not is_away(error) or time.monotonic() > deadline or self._pause(_COMMIT_PAUSE_S):
+                    raise
+            else:
+                return
+
+    def fail(self, job: Job, error: Exception) -> None:
+        """Write that an attempt failed.
+
+        Raises
+        ------
+        LostLease
+            When the job is no longer ours.
+        """
+        with self._wiring.write() as connection:
+            flow.fail(
+                connection,
+                job,
+                error,
+                limits=self._wiring.settings.queue,
+                now=self._wiring.clock.now(connection),
+                random=self._wiring.random,
+            )
+        _log.warning("step_did_not_finish", reason=type(error).__name__)
+
+    def wake_next(self) -> None:
+        """Tell the workers of every queue in which a job is due to look."""
+        with self._wiring.read() as connection:
+            due = queue.due_queues(connection, now=self._wiring.clock.now(connection))
+        for name in due:
+            self._wiring.wake(name)
+
+
+def is_away(error: DBAPIError) -> bool:
+    """Say whether the database cannot be reached or is too busy, so that the same statement may work later."""
+    return isinstance(error, OperationalError) or error.connection_invalidated
+
+
+@contextmanager
+def keep_lease(wiring: Wiring, job: Job) -> Iterator[None]:
+    """Renew the lease every third of its length; end the process when a job runs past the hard limit.
+
+    A job that hangs (a driver that never returns) cannot be stopped from inside; ending the process gives the
+    lease back by expiry and the supervisor starts a fresh worker.
+    """
+    stop = threading.Event()
+    limits = wiring.settings.queue
+    started = time.monotonic()
+
+    def beat() -> None:
+        while not stop.wait(limits.lease_s / 3):
+            if time.monotonic() - started > limits.hard_limit_s:
+                _log.error("job_hung", job=job.id, step=job.step)
+                os._exit(_LEASE_EXPIRED_EXIT_CODE)
+            try:
+                with wiring.write() as connection:
+                    queue.renew(connection, job, lease_until=wiring.clock.now(connection) + limits.lease_s)
+            except LostLease:
+                return
+            except (DBAPIError, StoreUnavailable):
+                _log.warning("lease_not_renewed", job=job.id)
+
+    thread = threading.Thread(target=beat, name=f"lease-{job.id}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

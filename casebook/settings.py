@@ -1,0 +1,458 @@
+"""Every setting of Wetread in one typed, frozen tree: `config/node.yaml`, environment over it.
+
+An unknown key is refused by name. The environment wins: ``WETREAD_DATABASE__URL`` sets ``database.url``.
+Secrets are never printed.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableSource
+
+from casebook.errors import SettingsError
+
+#: The configuration that ships with the program.
+SHIPPED_CONFIG_DIRECTORY = Path(__file__).resolve().parent.parent / "config"
+_ENVIRONMENT_PREFIX = "WETREAD_"
+#: Names the configuration folder for processes that are not started with an argument.
+CONFIG_DIRECTORY_VARIABLE = "WETREAD_CONFIG_DIRECTORY"
+
+AeTitle = Annotated[
+    str,
+    Field(min_length=1, max_length=16, pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]*[\x21-\x5b\x5d-\x7e])?$"),
+]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True)
+
+
+class DatabaseSettings(_Frozen):
+    """The database: the queue of record and the index of what was received."""
+
+    url: SecretStr | None = None
+    """SQLAlchemy URL, ``sqlite:///...`` or ``postgresql+psycopg://...``; default: SQLite in the data directory."""
+
+
+class BrokerSettings(_Frozen):
+    """The wake-up bus; losing it costs at most one sweep."""
+
+    url: SecretStr = SecretStr("filesystem://")
+    """Celery broker URL: ``filesystem://`` (folders in the data directory), ``amqp://...`` or ``redis://...``."""
+    poll_interval_s: float = Field(default=0.1, gt=0)
+    """Seconds between two looks of a worker into the ``filesystem://`` folders."""
+    queue_prefix: str = ""
+    """Put before each queue name, so that several sites can share one broker."""
+
+
+class QueueSettings(_Frozen):
+    """The queue of record."""
+
+    lease_s: float = Field(default=60.0, gt=0)
+    """Seconds after which a job whose worker went silent is given to another."""
+    hard_limit_s: float = Field(default=900.0, gt=0)
+    """Seconds after which a job's worker stops renewing its lease and ends itself."""
+    sweep_interval_s: float = Field(default=1.0, gt=0)
+    """Seconds between two sweeps."""
+    max_attempts: int = Field(default=5, ge=1)
+    """Attempts of a read or prepare job before it is dead."""
+    max_send_attempts: int = Field(default=20, ge=1)
+    """Attempts of a send job before it is dead; with the backoff about three hours of a silent peer."""
+    ask_again_s: float = Field(default=20.0, gt=0)
+    """Seconds between two questions to the archive while its count differs from ours."""
+    backoff_first_s: float = Field(default=5.0, gt=0)
+    """Longest wait before the second attempt; each further wait doubles."""
+    backoff_cap_s: float = Field(default=900.0, gt=0)
+    """Longest wait between two attempts."""
+
+
+class SenderSettings(_Frozen):
+    """A quiet period of its own for one sender or one modality."""
+
+    ae_title: AeTitle | None = None
+    """Calling AE title this line is for; any where absent."""
+    modality: str | None = None
+    """Modality this line is for; any where absent."""
+    quiet_period_s: float = Field(gt=0)
+    """Seconds without a new image after which the study counts as complete."""
+
+
+class TlsSettings(_Frozen):
+    """TLS of a port we listen on: 1.2 or newer, suites with forward secrecy (PS3.15 B.12, BCP 195)."""
+
+    certificate: Path
+    """Our certificate with its chain, PEM."""
+    private_key: Path
+    """Its key, PEM, without passphrase; only the service may read the file."""
+    trusted: Path | None = None
+    """Authorities (PEM) one of which has to have signed the certificate of every peer; absent: peers need none."""
+    allowed_certificates: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
+    """SHA-256 of the certificates (DER, in hexadecimal) peers may show; empty: any that `trusted` vouches for."""
+    handshake_timeout_s: float = Field(default=5.0, gt=0)
+    """Seconds the whole handshake may take."""
+
+    @model_validator(mode="after")
+    def _list_needs_authorities(self) -> Self:
+        if self.allowed_certificates and self.trusted is None:
+            raise ValueError("allowed_certificates needs trusted: otherwise no peer shows a certificate")
+        return self
+
+
+class ListenerSettings(_Frozen):
+    """The DICOM listener."""
+
+    ae_title: AeTitle = "WETREAD"
+    """Our AE title; another called AE title is rejected."""
+    host: str = "127.0.0.1"
+    """Address to listen on; loopback until a site says otherwise."""
+    port: Port = 11112
+    """TCP port; 0 takes a free one."""
+    quiet_period_s: float = Field(default=30.0, gt=0)
+    """Seconds without a new image after which a study counts as complete."""
+    senders: tuple[SenderSettings, ...] = ()
+    """Exceptions to the quiet period; the first line that fits wins."""
+    allowed_calling_ae_titles: tuple[AeTitle, ...] = ()
+    """Calling AE titles that may associate; empty: any that the address allows."""
+    allowed_networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    """Peer addresses (CIDR) that may associate."""
+    tls: TlsSettings | None = None
+    """TLS for every association; absent: none, which only a closed network may do."""
+    max_associations: int = Field(default=100, ge=1)
+    """Associations at one time, all senders together."""
+    max_associations_per_ae: int = Field(default=50, ge=1)
+    """Associations at one time of one calling AE title."""
+    max_pdu_bytes: int = Field(default=262144, ge=4096)
+    """Longest P-DATA PDU we accept."""
+    acse_timeout_s: float = Field(default=5.0, gt=0)
+    """Seconds a connection may take to ask for an association."""
+    network_timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds of silence after which an association is aborted."""
+    min_free_bytes: int = Field(default=2_000_000_000, ge=0)
+    """Free space under which nothing more is accepted."""
+
+    def quiet_period_of(self, calling_ae_title: str, modality: str) -> float:
+        """Return the quiet period of a sender and modality, in seconds."""
+        for sender in self.senders:
+            if sender.ae_title in (None, calling_ae_title) and sender.modality in (None, modality):
+                return sender.quiet_period_s
+        return self.quiet_period_s
+
+
+class StowSettings(_Frozen):
+    """The STOW-RS endpoint (PS3.18 10.5) inside the listener's process; its allow-list of addresses counts here too."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; another one than loopback needs `tls`."""
+    port: Port = 8080
+    """TCP port; 0 takes a free one."""
+    token: SecretStr = Field(min_length=16)
+    """Senders show it: ``Authorization: Bearer <token>``."""
+    calling_ae_title: AeTitle = "STOW"
+    """Stands for the calling AE title where one is recorded, and in the lines of `senders`."""
+    tls: TlsSettings | None = None
+    """TLS; absent only behind a proxy on this machine."""
+    max_requests: int = Field(default=16, ge=1)
+    """Requests at one time; more are told to come back."""
+    timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds of silence inside a request after which it is given up."""
+
+    @model_validator(mode="after")
+    def _token_stays_secret(self) -> Self:
+        if self.tls is None and self.host not in ("127.0.0.1", "::1", "localhost"):
+            raise ValueError("a host that is not loopback needs tls: the token would travel in the clear")
+        return self
+
+
+class PullMethod(StrEnum):
+    """How missing images are fetched from the archive."""
+
+    #: They are not; the draft says "n of m".
+    NEVER = "never"
+    #: C-GET over our own association.
+    C_GET = "c_get"
+    #: C-MOVE to our listener; the archive has to know our AE title.
+    C_MOVE = "c_move"
+
+
+class PriorSettings(_Frozen):
+    """Earlier studies of the same patient, fetched by C-GET for the reader."""
+
+    max_studies: int = Field(default=0, ge=0)
+    """Earlier studies fetched, newest first: same body part, same group of modalities; 0 fetches none."""
+    max_images_per_study: int = Field(default=16, ge=1)
+    """Images fetched of each, evenly spaced where it has more."""
+
+
+class ArchiveSettings(_Frozen):
+    """The PACS that is asked how many images a study has."""
+
+    host: str
+    """Host name or address."""
+    port: Port
+    """TCP port."""
+    ae_title: AeTitle
+    """Called AE title."""
+    calling_ae_title: AeTitle = "WETREAD"
+    """AE title we call with."""
+    pull: PullMethod = PullMethod.NEVER
+    """What to do about images the archive has and we do not."""
+    max_questions: int = Field(default=5, ge=1)
+    """Questions after which the study is read as it is."""
+    priors: PriorSettings = PriorSettings()
+    """Earlier studies of the patient."""
+    timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds to wait for a connection or an answer."""
+
+
+class ResultStatus(StrEnum):
+    """OBR-25 as the site wants it; F and C do not exist here."""
+
+    #: Preliminary.
+    PRELIMINARY = "P"
+    #: Stored, not yet verified.
+    STORED = "R"
+
+
+class DicomDestination(_Frozen):
+    """A DICOM archive that takes our SR by C-STORE."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+    """Name used by pipelines."""
+    kind: Literal["dicom"]
+    """This line is a DICOM destination."""
+    host: str
+    """Host name or address."""
+    port: Port
+    """TCP port."""
+    ae_title: AeTitle
+    """Called AE title."""
+    calling_ae_title: AeTitle = "WETREAD"
+    """AE title we call with."""
+    timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds to wait for a connection or an answer."""
+
+
+class Hl7Destination(_Frozen):
+    """A RIS that takes our ORU^R01 by MLLP."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+    """Name used by pipelines."""
+    kind: Literal["hl7"]
+    """This line is an HL7 destination."""
+    host: str
+    """Host name or address."""
+    port: Port
+    """TCP port."""
+    result_status: ResultStatus
+    """OBR-25, without default. P: many receivers show it as a preliminary report, some archives turn it into a
+    *verified* one (dcm4chee's stock mapping). R: stored, not yet verified; a few receivers take it as a withdrawal."""
+    receiving_application: str = "RIS"
+    """MSH-5."""
+    receiving_facility: str = ""
+    """MSH-6."""
+    sending_application: str = "WETREAD"
+    """MSH-3."""
+    sending_facility: str = ""
+    """MSH-4."""
+    charset: Literal["UNICODE UTF-8", "GB 18030-2000", "8859/1"] = "UNICODE UTF-8"
+    """MSH-18 and the encoding of the bytes."""
+    connection: Literal["per_message", "persistent"] = "per_message"
+    """One connection a message, or one kept open."""
+    patient_id_namespace: str = ""
+    """PID-3 assigning authority where the study names none."""
+    timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds to wait for a connection or the acknowledgement."""
+
+
+Destination = Annotated[DicomDestination | Hl7Destination, Field(discriminator="kind")]
+
+
+class DeviceSettings(_Frozen):
+    """How results name the machine that made them."""
+
+    organization: str = Field(default="WETREAD", pattern=r"^[A-Z0-9]{1,10}$")
+    """Names the private coding scheme 99<organization>."""
+    institution_name: str = "Wetread demonstration"
+    """InstitutionName of the author."""
+    station_name: str = Field(default="WETREAD", max_length=16)
+    """StationName."""
+    device_serial_number: str = "1"
+    """DeviceSerialNumber."""
+    device_uid: str = "2.25.302837465019283746501928374650192837"
+    """DeviceUID of this installation."""
+    timezone: str = "UTC"
+    """IANA time zone in which results state dates and times."""
+
+
+class WorkerSettings(_Frozen):
+    """The reading side."""
+
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    """Where the model runs."""
+    threads: int = Field(default=2, ge=1)
+    """CPU threads of one model."""
+    max_image_bytes: int = Field(default=2_000_000_000, gt=0)
+    """Decoded bytes of one image over which it is refused unread."""
+
+
+class Settings(BaseSettings):
+    """All settings of one node."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+        env_prefix=_ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+    )
+
+    data_directory: Path = Path("data")
+    """Where received objects, the embedded database and the wake-up folders lie."""
+    database: DatabaseSettings = DatabaseSettings()
+    """The database."""
+    broker: BrokerSettings = BrokerSettings()
+    """The wake-up bus."""
+    queue: QueueSettings = QueueSettings()
+    """The queue of record."""
+    listener: ListenerSettings = ListenerSettings()
+    """The DICOM listener."""
+    stow: StowSettings | None = None
+    """The STOW-RS endpoint; absent: there is none."""
+    device: DeviceSettings = DeviceSettings()
+    """How results name this machine."""
+    worker: WorkerSettings = WorkerSettings()
+    """The reading side."""
+    archive: ArchiveSettings | None = None
+    """The PACS that is asked for the image count of a study; absent: the quiet period alone decides."""
+    destinations: tuple[Destination, ...] = ()
+    """Where results go."""
+    config_directory: Path = SHIPPED_CONFIG_DIRECTORY
+    """The folder this tree was read from: pipelines, checks and models lie beside node.yaml."""
+
+    @field_validator("destinations")
+    @classmethod
+    def _names_are_unique(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        names = [destination.name for destination in value]
+        if len(set(names)) != len(names):
+            raise ValueError("a destination name stands twice")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest_key(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            _refuse_unknown(data, cls, ())
+        return data
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file."""
+        _ = settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+    @property
+    def database_url(self) -> str:
+        """The database URL in force, secrets included: never print it."""
+        if self.database.url is not None:
+            return self.database.url.get_secret_value()
+        return f"sqlite:///{(self.data_directory / 'wetread.sqlite').resolve()}"
+
+    def destination(self, name: str) -> DicomDestination | Hl7Destination:
+        """Return the destination of this name.
+
+        Raises
+        ------
+        SettingsError
+            When there is none.
+        """
+        for destination in self.destinations:
+            if destination.name == name:
+                return destination
+        raise SettingsError(f"{self.config_directory / 'node.yaml'}: no destination is named {name}")
+
+
+def load_settings(config_directory: Path | None = None, data_directory: Path | None = None) -> Settings:
+    """Read `node.yaml` of a configuration folder, with the environment over it.
+
+    Raises
+    ------
+    SettingsError
+        When the file is missing or wrong; names the file and each key, never a value.
+    """
+    named = environment(CONFIG_DIRECTORY_VARIABLE)
+    directory = (config_directory or (Path(named) if named else SHIPPED_CONFIG_DIRECTORY)).resolve()
+    path = directory / "node.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise SettingsError(f"{path}: not valid YAML in UTF-8") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: the file has to be a mapping of settings")
+    _refuse_unknown_environment()
+    try:
+        settings = Settings(**content)
+    except UnreadableSource as error:
+        # Its text names the setting and the source, never the value.
+        raise SettingsError(f"environment: {error}") from None
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, one['loc'])) or 'node.yaml'}: {one['msg']}"
+            for one in error.errors(include_input=False, include_url=False)
+        )
+        raise SettingsError(f"{path}: {problems}") from None
+    return settings.model_copy(
+        update={"config_directory": directory, "data_directory": (data_directory or settings.data_directory).resolve()}
+    )
+
+
+def environment(name: str) -> str | None:
+    """Return an environment variable; the only door to the environment."""
+    return os.environ.get(name)
+
+
+def inherited_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a process we start: ours, with changes."""
+    return {**os.environ, **changes}
+
+
+def _refuse_unknown(data: dict[Any, Any], model: type[BaseModel], place: tuple[str, ...]) -> None:
+    for key, value in data.items():
+        if key not in model.model_fields:
+            near = difflib.get_close_matches(str(key), model.model_fields, n=1)
+            hint = f"; did you mean {'.'.join((*place, near[0]))}?" if near else ""
+            raise ValueError(f"unknown key {'.'.join((*place, str(key)))}{hint}")
+        inner = model.model_fields[key].annotation
+        if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, BaseModel):
+            _refuse_unknown(value, inner, (*place, str(key)))
+
+
+def _refuse_unknown_environment() -> None:
+    # pydantic-settings ignores environment names it does not know; a mistyped one would silently do nothing.
+    known = tuple(f"{_ENVIRONMENT_PREFIX}{name}".upper() for name in Settings.model_fields)
+    for name in os.environ:
+        if not name.upper().startswith(_ENVIRONMENT_PREFIX) or name.upper().startswith(_FOREIGN_PREFIXES):
+            continue
+        if name.upper().split("__")[0] not in known:
+            raise SettingsError(f"environment variable {name}: no such setting")
+
+
+#: Read by the tests and the build, not by the program.
+_FOREIGN_PREFIXES = (f"{_ENVIRONMENT_PREFIX}TEST_", f"{_ENVIRONMENT_PREFIX}REQUIRE_")

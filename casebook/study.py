@@ -1,0 +1,219 @@
+"""A study as Wetread sees it: its states, its instances and whose it is."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class StudyState(StrEnum):
+    """Where the current generation of a study stands."""
+
+    #: Images arrive.
+    RECEIVED = "received"
+    #: All images are believed to be here; the read job waits or runs.
+    COMPLETE = "complete"
+    #: The model has read it; the outputs are being rendered.
+    READ = "read"
+    #: Every output is frozen; the sends wait or run.
+    READY = "ready"
+    #: Every destination has acknowledged.
+    DELIVERED = "delivered"
+    #: The radiologist's final report has arrived.
+    CLOSED = "closed"
+    #: The reader declined, with its reason.
+    REFUSED = "refused"
+    #: No pipeline wants this study.
+    UNMATCHED = "unmatched"
+    #: A person has to decide.
+    HELD = "held"
+    #: A step failed for good or too often.
+    DEAD = "dead"
+
+
+class CompletionReason(StrEnum):
+    """Why a study was believed to be complete."""
+
+    #: No image arrived for the quiet period.
+    QUIET = "quiet"
+    #: The count of the PACS equals ours.
+    COUNTED = "counted"
+    #: A person closed it.
+    FORCED = "forced"
+
+
+class InstanceStatus(StrEnum):
+    """What a stored object means for its study."""
+
+    #: Part of the study.
+    CURRENT = "current"
+    #: Other bytes under a known SOP Instance UID, not yet compared.
+    UNCLASSED = "unclassed"
+    #: Other bytes, same identity and same pixels: kept, never read.
+    VARIANT = "variant"
+    #: Other bytes that contradict the first copy: the study is held.
+    CONFLICT = "conflict"
+    #: Left out by a person or by a rejection note.
+    EXCLUDED = "excluded"
+    #: One of our own results that came back.
+    OWN = "own"
+
+
+class RejectionReason(StrEnum):
+    """Why a rejection note takes objects out of their study (IHE RAD IOCM; PS3.16 CID 7010)."""
+
+    #: DCM 113001, "Rejected for Quality Reasons".
+    QUALITY = "rejected_for_quality"
+    #: DCM 113037, "Rejected for Patient Safety Reasons".
+    PATIENT_SAFETY = "rejected_for_patient_safety"
+    #: DCM 113038, "Incorrect Modality Worklist Entry".
+    WRONG_WORKLIST_ENTRY = "incorrect_worklist_entry"
+    #: DCM 113039, "Data Retention Policy Expired".
+    RETENTION_EXPIRED = "data_retention_expired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatientIdentity:
+    """Whose the study is: the attributes every instance has to agree on."""
+
+    patient_id: str = ""
+    issuer_of_patient_id: str = ""
+    patient_birth_date: str = ""
+    accession_number: str = ""
+
+    def differences(self, other: "PatientIdentity") -> tuple[str, ...]:
+        """Name the attributes in which two identities contradict each other, by keyword."""
+        return tuple(name for name in self.__dataclass_fields__ if getattr(self, name) != getattr(other, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodedConcept:
+    """A code with its scheme and meaning (PS3.3 8)."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyHeader:
+    """The study-level attributes that results copy (facts: single truth is the received header).
+
+    Text is decoded; person names keep their component groups (``=``) and components (``^``).
+    """
+
+    identity: PatientIdentity = field(default_factory=PatientIdentity)
+    patient_name: str = ""
+    patient_sex: str = ""
+    patient_age: str = ""
+    study_id: str = ""
+    study_date: str = ""
+    study_time: str = ""
+    study_description: str = ""
+    referring_physician_name: str = ""
+    admission_id: str = ""
+    timezone_offset_from_utc: str = ""
+    procedure_codes: tuple[CodedConcept, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedInstance:
+    """One durable object, as the indexer describes it."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    modality: str
+    #: Attributes pipelines match on, by keyword: BodyPartExamined, StationName, SeriesDescription, ...
+    attributes: dict[str, str] = field(default_factory=dict)
+    header: StudyHeader = field(default_factory=StudyHeader)
+    #: Path relative to the data directory.
+    path: str
+    size_bytes: int
+    #: SHA-256 of the data set bytes, without file meta information.
+    sha256: str
+    calling_ae_title: str
+    peer_address: str = ""
+    received_at: float
+    #: Seconds without an image after which this sender and modality count as quiet.
+    quiet_period_s: float
+    #: One of our own results (issued UID or device UID): stored, starts nothing.
+    is_own: bool = False
+    #: Of a rejection note: SOP Instance UIDs of its study that count no longer, whether they are here yet or not.
+    rejects: tuple[str, ...] = ()
+    #: Of a rejection note: why.
+    rejection_reason: RejectionReason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """A stored object of a study, as the steps see it."""
+
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    modality: str
+    attributes: dict[str, str]
+    header: StudyHeader
+    path: str
+    status: InstanceStatus
+
+
+class PriorKind(StrEnum):
+    """What an object of an earlier study is."""
+
+    #: A picture.
+    IMAGE = "image"
+    #: A structured report; its text is known.
+    REPORT = "report"
+    #: An encapsulated PDF; that it exists is all that is known.
+    DOCUMENT = "document"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prior:
+    """One object of an earlier study of the same patient, fetched for the reader."""
+
+    prior_study_instance_uid: str
+    #: YYYYMMDD.
+    study_date: str
+    modality: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    kind: PriorKind
+    #: Path relative to the data directory.
+    path: str
+    #: Of a report: its headings and texts, one a line.
+    report_text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """The current generation of a study."""
+
+    study_instance_uid: str
+    generation: int
+    state: StudyState
+    #: Static snake_case reason of the state, empty where none is needed.
+    reason: str = ""
+    #: Plain sentence for the operator; may name DICOM keywords and UIDs, never patient data.
+    detail: str = ""
+    pipeline: str = ""
+    completion_reason: CompletionReason | None = None
+    #: Images the PACS says exist, None where it was not asked.
+    expected_instances: int | None = None
+    instance_count: int = 0
+    calling_ae_title: str = ""
+    first_received_at: float = 0.0
+    last_received_at: float = 0.0
+    quiet_at: float = 0.0
+    changed_at: float = 0.0
+
+
+def contradictions(headers: Iterable[StudyHeader]) -> tuple[str, ...]:
+    """Name the identity attributes on which the headers disagree, in a fixed order."""
+    identities = [header.identity for header in headers]
+    differing = {name for one in identities for name in identities[0].differences(one)} if identities else set()
+    return tuple(name for name in PatientIdentity.__dataclass_fields__ if name in differing)

@@ -1,0 +1,34 @@
+"""The sweeper as a process: completes quiet studies, ends expired leases, wakes queues. Any number may run."""
+
+import signal
+import threading
+from types import FrameType
+
+from casebook import presence
+from casebook.logs import configure_logs, get_logger
+from casebook.settings import load_settings
+from casebook.sweeper import sweep_until
+from casebook.wakeups import build_app, waker
+from casebook.wiring import wire
+
+
+def main() -> None:
+    """Sweep until SIGTERM."""
+    configure_logs("sweeper")
+    stop = threading.Event()
+
+    def on_signal(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    settings = load_settings()
+    wiring = wire(wake=waker(build_app(settings, name="sweeper"), settings))
+    presence.announce(settings, "sweeper")
+    get_logger().info("role_started")
+    sweep_until(wiring, stop)
+    presence.withdraw(settings, "sweeper")
+
+
+if __name__ == "__main__":
+    main()

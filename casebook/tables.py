@@ -1,0 +1,211 @@
+"""The tables, for SQLite and PostgreSQL; rows never leave `store.py`, `queue.py` and `audit.py`.
+
+Times are seconds since the epoch, UTC.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from casebook.case import JobState
+from casebook.study import CompletionReason, InstanceStatus, StudyState
+
+# Alembic needs stable constraint names to change them on either database.
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite counts rows only in a column declared INTEGER.
+_BIG = BigInteger().with_variant(Integer, "sqlite")
+_UID = String(64)
+
+
+def _one_of(column: str, values: type[StudyState] | type[InstanceStatus] | type[JobState]) -> CheckConstraint:
+    allowed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({allowed})", name=f"{column}_is_known")
+
+
+study = Table(
+    "study",
+    metadata,
+    Column("study_instance_uid", _UID, primary_key=True),
+    Column("generation", Integer, nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("reason", String(64), nullable=False, default=""),
+    Column("detail", Text, nullable=False, default=""),
+    Column("pipeline", String(64), nullable=False, default=""),
+    Column("completion_reason", String(max(len(value) for value in CompletionReason))),
+    Column("expected_instances", Integer),
+    Column("instance_count", Integer, nullable=False, default=0),
+    Column("calling_ae_title", String(16), nullable=False, default=""),
+    Column("first_received_at", Float, nullable=False),
+    Column("last_received_at", Float, nullable=False),
+    Column("quiet_at", Float, nullable=False),
+    Column("changed_at", Float, nullable=False),
+    _one_of("state", StudyState),
+    Index(None, "state", "quiet_at"),
+)
+
+instance = Table(
+    "instance",
+    metadata,
+    Column("id", _BIG, primary_key=True, autoincrement=True),
+    Column("study_instance_uid", _UID, ForeignKey("study.study_instance_uid"), nullable=False),
+    Column("series_instance_uid", _UID, nullable=False),
+    Column("sop_instance_uid", _UID, nullable=False),
+    Column("sop_class_uid", _UID, nullable=False),
+    Column("transfer_syntax_uid", _UID, nullable=False),
+    Column("modality", String(16), nullable=False),
+    Column("attributes", Text, nullable=False),
+    Column("header", Text, nullable=False),
+    Column("path", String(255), nullable=False, unique=True),
+    Column("size_bytes", _BIG, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("status", String(12), nullable=False),
+    Column("reason", String(64), nullable=False, default=""),
+    Column("calling_ae_title", String(16), nullable=False),
+    Column("peer_address", String(64), nullable=False, default=""),
+    Column("received_at", Float, nullable=False),
+    _one_of("status", InstanceStatus),
+    UniqueConstraint("sop_instance_uid", "study_instance_uid", "sha256"),
+    Index(None, "study_instance_uid", "status"),
+)
+
+# What rejection notes took out of a study; kept apart from the instances, because a note may come before them.
+rejection = Table(
+    "rejection",
+    metadata,
+    Column("id", _BIG, primary_key=True, autoincrement=True),
+    Column("study_instance_uid", _UID, ForeignKey("study.study_instance_uid"), nullable=False),
+    Column("sop_instance_uid", _UID, nullable=False),
+    Column("note_sop_instance_uid", _UID, nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("received_at", Float, nullable=False),
+    UniqueConstraint("study_instance_uid", "sop_instance_uid"),
+)
+
+# Earlier studies of the same patient, fetched for the reader of one study; they are no studies of their own here.
+prior = Table(
+    "prior",
+    metadata,
+    Column("id", _BIG, primary_key=True, autoincrement=True),
+    Column("study_instance_uid", _UID, ForeignKey("study.study_instance_uid"), nullable=False),
+    Column("prior_study_instance_uid", _UID, nullable=False),
+    Column("study_date", String(8), nullable=False),
+    Column("modality", String(16), nullable=False),
+    Column("sop_instance_uid", _UID, nullable=False),
+    Column("sop_class_uid", _UID, nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("path", String(255), nullable=False),
+    Column("report_text", Text, nullable=False, default=""),
+    Column("fetched_at", Float, nullable=False),
+    UniqueConstraint("study_instance_uid", "sop_instance_uid"),
+)
+
+reading = Table(
+    "reading",
+    metadata,
+    Column("id", _BIG, primary_key=True, autoincrement=True),
+    Column("study_instance_uid", _UID, ForeignKey("study.study_instance_uid"), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("study_instance_uid", "generation"),
+    UniqueConstraint("study_instance_uid", "revision"),
+)
+
+output = Table(
+    "output",
+    metadata,
+    Column("id", _BIG, primary_key=True, autoincrement=True),
+    Column("study_instance_uid", _UID, ForeignKey("study.study_instance_uid"), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("destination", String(64), nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("object_uid", _UID, nullable=False),
+    Column("object_class", _UID, nullable=False),
+    Column("frozen_at", Float, nullable=False),
+    # Set before the first byte leaves, so that a successor knows whom it may have to replace.
+    Column("first_sent_at", Float),
+    Column("delivered_at", Float),
+    Column("acknowledgement", String(64)),
+    UniqueConstraint("study_instance_uid", "generation", "destination"),
+    UniqueConstraint("destination", "object_uid"),
+    Index(None, "object_uid"),
+)
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", _BIG, primary_key=True, autoincrement=True),
+    Column("step", String(16), nullable=False),
+    Column("idempotency_key", String(255), nullable=False, unique=True),
+    Column("queue", String(32), nullable=False),
+    Column("study_instance_uid", _UID, ForeignKey("study.study_instance_uid"), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("subject", String(255), nullable=False, default=""),
+    Column("state", String(12), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("run_after", Float, nullable=False),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("max_attempts", Integer, nullable=False),
+    Column("fence", _BIG, nullable=False, default=0),
+    Column("owner", String(80)),
+    Column("lease_until", Float),
+    Column("reason", String(64), nullable=False, default=""),
+    Column("detail", Text, nullable=False, default=""),
+    Column("created_at", Float, nullable=False),
+    Column("finished_at", Float),
+    _one_of("state", JobState),
+    Index(None, "queue", "state", "priority", "run_after"),
+    Index(None, "state", "lease_until"),
+    Index(None, "study_instance_uid", "generation"),
+)
+
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("id", _BIG, primary_key=True, autoincrement=True),
+    Column("job_id", _BIG, ForeignKey("job.id"), nullable=False),
+    Column("fence", _BIG, nullable=False),
+    Column("owner", String(80), nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("result", String(16), nullable=False, default=""),
+    Column("reason", String(64), nullable=False, default=""),
+    UniqueConstraint("job_id", "fence"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", _BIG, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("actor", String(80), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("study_instance_uid", _UID, nullable=False, default=""),
+    Column("detail", Text, nullable=False, default=""),
+    Index(None, "study_instance_uid", "id"),
+)

@@ -1,0 +1,150 @@
+"""The connection: durable on SQLite, impatient on PostgreSQL, and on the right schema."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic import command
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
+
+from casebook import database
+from casebook.errors import SchemaMismatch, UnsafeStorage
+from casebook.testing import empty_postgresql
+from integration_tests.foreign import refuse_or_skip
+
+
+def test_every_sqlite_connection_is_durable(sqlite: Engine) -> None:
+    for _ in range(2):
+        with database.read(sqlite) as connection:
+            pragmas = {
+                name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+                for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+            }
+        assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 30000}
+        sqlite.dispose()
+
+
+def test_an_sqlite_writer_takes_its_lock_up_front_and_readers_go_on(sqlite: Engine) -> None:
+    impatient = database.open_database(str(sqlite.url))
+    with impatient.connect().execution_options(reads=True) as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout=0")
+        connection.commit()
+    with database.write(sqlite), database.read(impatient) as reader:
+        assert reader.execute(text("SELECT count(*) FROM study")).scalar_one() == 0
+        with pytest.raises(OperationalError), database.write(impatient):
+            pass
+    impatient.dispose()
+
+
+def test_an_error_inside_a_write_leaves_nothing(engine: Engine) -> None:
+    def fail() -> None:
+        with database.write(engine) as connection:
+            connection.execute(
+                text("INSERT INTO audit (at, actor, action, study_instance_uid, detail) VALUES (0, 'a', 'b', '', '')")
+            )
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with database.read(engine) as connection:
+        assert connection.execute(text("SELECT count(*) FROM audit")).scalar_one() == 0
+
+
+def test_an_error_of_the_database_does_not_quote_its_values(engine: Engine) -> None:
+    with pytest.raises(Exception, match="study") as raised, database.write(engine) as connection:
+        connection.execute(text("INSERT INTO study (study_instance_uid) VALUES (:uid)"), {"uid": "DOE^JANE"})
+
+    assert "[SQL parameters hidden" in str(raised.value)
+
+
+def test_postgresql_gives_up_on_locks_and_forgotten_transactions(postgresql: Engine) -> None:
+    with database.read(postgresql) as connection:
+        found = [
+            connection.execute(text(f"SHOW {name}")).scalar_one()
+            for name in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+        ]
+    assert found == ["5s", "30s", "30s"]
+
+
+MOUNTS = """\
+/dev/vda1 / ext4 rw 0 0
+server:/export {share} {kind} rw 0 0
+/dev/vdb1 {share}/local xfs rw 0 0
+"""
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "fuse.sshfs", "9p", "gpfs"])
+def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path, kind: str) -> None:
+    share = (tmp_path / "share").resolve()
+    mounts = tmp_path / "mounts"
+    mounts.write_text(MOUNTS.format(share=share, kind=kind))
+
+    with pytest.raises(UnsafeStorage, match=kind):
+        database.refuse_network_file_system(share / "data" / "wetread.sqlite", mounts)
+    database.refuse_network_file_system(share / "local" / "wetread.sqlite", mounts)
+    database.refuse_network_file_system(tmp_path / "wetread.sqlite", mounts)
+
+
+def test_without_a_table_of_mounts_nothing_is_refused(tmp_path: Path) -> None:
+    database.refuse_network_file_system(tmp_path / "x.sqlite", tmp_path / "absent")
+
+
+def test_the_models_and_the_migrations_are_one_schema(engine: Engine) -> None:
+    # Raises when autogenerate would change anything. The environment script upgrades only; this compares.
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    from casebook import tables
+
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "render_as_batch": True})
+        assert compare_metadata(context, tables.metadata) == []
+        connection.rollback()
+
+
+def test_a_database_without_schema_or_of_another_revision_is_refused(tmp_path: Path) -> None:
+    engine = database.open_database(f"sqlite:///{tmp_path / 'wetread.sqlite'}")
+    with pytest.raises(SchemaMismatch, match="none"):
+        database.require_current(engine)
+    database.migrate(engine)
+    database.require_current(engine)
+    with database.write(engine) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(SchemaMismatch, match="9999"):
+        database.require_current(engine)
+    engine.dispose()
+
+
+def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
+    engine = database.open_database(f"sqlite:///{tmp_path / 'wetread.sqlite'}")
+    database.migrate(engine)
+    database.migrate(engine)
+
+    assert database.current_revision(engine) == database.head_revision()
+    engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_services_that_start_together_migrate_once(tmp_path: Path, kind: str) -> None:
+    with empty_postgresql() as url:
+        if kind == "postgresql" and url is None:
+            refuse_or_skip("no PostgreSQL answers (WETREAD_TEST_POSTGRESQL_URL)")
+        address = url if kind == "postgresql" and url else f"sqlite:///{tmp_path / 'wetread.sqlite'}"
+        # Processes and no threads: Alembic keeps its state in its modules.
+        program = "import sys; from casebook import database; database.migrate(database.open_database(sys.argv[1]))"
+        services = [subprocess.Popen([sys.executable, "-c", program, address]) for _ in range(2)]
+        assert [service.wait(timeout=120) for service in services] == [0, 0]
+        engine = database.open_database(address)
+        database.require_current(engine)
+        engine.dispose()
+
+
+def test_the_first_schema_can_be_taken_back(tmp_path: Path) -> None:
+    engine = database.open_database(f"sqlite:///{tmp_path / 'wetread.sqlite'}")
+    database.migrate(engine)
+    command.downgrade(database._alembic(engine), "base")
+
+    assert database.current_revision(engine) == ""
+    engine.dispose()

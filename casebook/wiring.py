@@ -1,0 +1,104 @@
+"""The composition root: clock, randomness, database and wake-up bus are reached only through what stands here.
+
+A simulation hands out a virtual clock, a seeded generator and a bus that loses messages; everything else
+stays the real thing.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Protocol
+
+from sqlalchemy import Connection, Engine, text
+
+from casebook import database
+from casebook.pipelines import Pipeline, load_pipelines
+from casebook.settings import Settings, load_settings
+
+
+class Clock(Protocol):
+    """Tells the time of the queue of record."""
+
+    def now(self, connection: Connection) -> float:
+        """Return seconds since the epoch, UTC."""
+        ...
+
+
+class DatabaseClock:
+    """The clock of the database server where there is one, so that leases do not depend on the hosts' clocks."""
+
+    def now(self, connection: Connection) -> float:
+        """Return seconds since the epoch, UTC."""
+        if connection.dialect.name == "postgresql":
+            return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+        return time.time()
+
+
+def _nobody(_queue: str) -> None:
+    """Wake nobody: the next sweep finds the work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wiring:
+    """Everything a role needs of the outside world."""
+
+    settings: Settings
+    engine: Engine
+    pipelines: tuple[Pipeline, ...]
+    clock: Clock = field(default_factory=DatabaseClock)
+    random: Random = field(default_factory=Random)
+    #: Tells the workers of a queue to look; best effort, never raises.
+    wake: Callable[[str], None] = _nobody
+    #: Names this process in leases and attempts.
+    owner: str = field(default_factory=lambda: f"{socket.gethostname()[:40]}:{os.getpid()}")
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Open one writing transaction."""
+        with database.write(self.engine) as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Open one short reading transaction."""
+        with database.read(self.engine) as connection:
+            yield connection
+
+
+def wire(
+    config_directory: Path | None = None,
+    data_directory: Path | None = None,
+    *,
+    wake: Callable[[str], None] = _nobody,
+    migrate: bool = False,
+) -> Wiring:
+    """Read the configuration and open the database.
+
+    Parameters
+    ----------
+    migrate
+        Bring the schema up to date first; otherwise another revision is refused.
+
+    Raises
+    ------
+    SettingsError
+        When the configuration is wrong.
+    SchemaMismatch
+        When the database is on another revision.
+    """
+    settings = load_settings(config_directory, data_directory)
+    settings.data_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    pipelines = load_pipelines(settings.config_directory / "pipelines")
+    for pipeline in pipelines:
+        for destination in pipeline.destinations:
+            settings.destination(destination)
+    engine = database.open_database(settings.database_url)
+    if migrate:
+        database.migrate(engine)
+    database.require_current(engine)
+    return Wiring(settings=settings, engine=engine, pipelines=pipelines, wake=wake)

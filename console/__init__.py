@@ -1,0 +1,1 @@
+"""The operator's side: the `wetread` command, the supervisor and the demonstration."""

@@ -1,0 +1,134 @@
+"""``wetread status``: is everything well, and if not, what needs a person."""
+
+import dataclasses
+import importlib.metadata
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from casebook import presence
+from casebook.overview import Overview, overview
+from casebook.presence import Presence
+from casebook.settings import Settings
+from casebook.study import StudyState
+from casebook.wiring import wire
+from console.options import directories
+
+_ROLES = ("listener", "sweeper", "io", "gpu")
+
+
+@click.command
+@click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
+@directories
+def status(*, as_json: bool, config_directory: Path | None, data_directory: Path | None) -> None:
+    """Show roles, rates and what waits; exit code 1 when something needs a person."""
+    wiring = wire(config_directory, data_directory)
+    settings = wiring.settings
+    with wiring.read() as connection:
+        now = wiring.clock.now(connection)
+        facts = overview(connection, now=now)
+    found = presence.present(settings)
+    attention = _attention(settings, facts, found)
+    if as_json:
+        print(json.dumps(_as_dict(settings, facts, found, attention, now)))
+    else:
+        print(_in_words(settings, facts, found, attention, now))
+    sys.exit(1 if attention else 0)
+
+
+def _attention(settings: Settings, facts: Overview, found: tuple[Presence, ...]) -> list[str]:
+    needs = [f"{facts.counts[state]} {state}" for state in (StudyState.HELD, StudyState.DEAD) if state in facts.counts]
+    running = {one.role for one in found}
+    supervisors = [one for one in found if one.role == presence.SUPERVISOR]
+    if supervisors:
+        wanted = {name for one in supervisors for name in one.facts.get("roles", "").split()}
+        needs += [f"{role} does not work" for role in _ROLES if role in wanted - running]
+    elif not running and settings.database.url is None:
+        # With a database server the roles may well run on other machines.
+        needs.append("nothing runs here: wetread up")
+    if shutil.disk_usage(settings.data_directory).free < settings.listener.min_free_bytes:
+        needs.append("the disk is full: images are refused")
+    return needs
+
+
+def _in_words(
+    settings: Settings, facts: Overview, found: tuple[Presence, ...], attention: list[str], now: float
+) -> str:
+    version = importlib.metadata.version("wetread")
+    supervisor = next((one for one in found if one.role == presence.SUPERVISOR), None)
+    up = f"up {_duration(now - supervisor.ready_at)}" if supervisor else "down"
+    roles = "   ".join(_role(role, facts, found) for role in _ROLES)
+    lines = [
+        f"wetread {version}   {up}   {roles}   {_disk(settings, facts)}",
+        (
+            f"last hour   received {facts.received_studies} studies ({facts.received_images:,} images)   "
+            f"drafted {facts.drafted}   delivered {facts.delivered}   closed {facts.closed}"
+        ),
+        f"now         {_now(facts)}",
+    ]
+    if facts.oldest is not None:
+        uid = facts.oldest.study_instance_uid
+        waited = _duration(now - facts.oldest.changed_at)
+        reason = facts.oldest.reason.replace("_", " ")
+        lines.append(f"oldest      {uid} {facts.oldest.state} {waited}  {reason}  (wetread why {uid})")
+    if attention:
+        lines.append(f"attention   {'; '.join(attention)}")
+    return "\n".join(lines)
+
+
+def _now(facts: Overview) -> str:
+    def count(*states: StudyState) -> int:
+        return sum(facts.counts.get(state, 0) for state in states)
+
+    return (
+        f"receiving {count(StudyState.RECEIVED)}   reading {count(StudyState.COMPLETE)}   "
+        f"delivering {count(StudyState.READ, StudyState.READY)}   held {count(StudyState.HELD)}   "
+        f"dead {count(StudyState.DEAD)}   refused {count(StudyState.REFUSED)}   "
+        f"unmatched {count(StudyState.UNMATCHED)}"
+    )
+
+
+def _role(role: str, facts: Overview, found: tuple[Presence, ...]) -> str:
+    here = [one for one in found if one.role == role]
+    if not here:
+        return f"{role} -"
+    if role == "listener":
+        return f"listener ok (port {here[0].facts.get('port', '?')})"
+    if role == "gpu":
+        speed = [] if facts.read_s is None else [f"{facts.read_s:.2f} s/study"]
+        said = ", ".join([*filter(None, [here[0].facts.get("models")]), *speed])
+        return f"gpu ok ({said})" if said else "gpu ok"
+    return f"{role} ok"
+
+
+def _disk(settings: Settings, facts: Overview) -> str:
+    disk = shutil.disk_usage(settings.data_directory)
+    used = f"disk {100 * disk.used / disk.total:.0f} %"
+    left = disk.free - settings.listener.min_free_bytes
+    if facts.received_bytes == 0 or left <= 0:
+        return used
+    return f"{used} (full in {_duration(3600 * left / facts.received_bytes)} at this rate)"
+
+
+def _duration(seconds: float) -> str:
+    whole = max(0, int(seconds))
+    clock = f"{whole % 86400 // 3600:02d}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+    return f"{whole // 86400} d {clock}" if whole >= 86400 else clock
+
+
+def _as_dict(
+    settings: Settings, facts: Overview, found: tuple[Presence, ...], attention: list[str], now: float
+) -> dict[str, Any]:
+    disk = shutil.disk_usage(settings.data_directory)
+    return {
+        "version": importlib.metadata.version("wetread"),
+        "at": now,
+        "roles": [dataclasses.asdict(one) for one in found],
+        "overview": dataclasses.asdict(facts),
+        "disk": {"total_bytes": disk.total, "free_bytes": disk.free},
+        "attention": attention,
+    }

@@ -1,0 +1,100 @@
+"""The few disk operations an acknowledgement rests on, and what each file system promises about them."""
+
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from casebook.errors import StorageFull, UnsafeStorage, WetreadError
+
+#: One writev takes at most this many buffers (IOV_MAX of Linux).
+_MAX_BUFFERS = 1024
+#: File systems on which fsync(file) after the rename also makes the new name durable, so that one flush is enough.
+#: ext4: the rename and the new inode are in the journal transaction that fsync commits; without a journal fsync
+#: writes the directory of a new entry itself. XFS: fsync forces the log up to the inode's last change, which the
+#: rename is. On every other one, known or not, the directory is flushed too, as POSIX wants it.
+ONE_FLUSH_IS_ENOUGH = frozenset({"ext4", "xfs"})
+
+
+def of_os_error(error: OSError) -> WetreadError:
+    """Turn a failed disk operation into an error of the house."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+        return StorageFull()
+    return UnsafeStorage()
+
+
+class FileSystem:
+    """The operating system's files; tests hand in one that fails at a named step."""
+
+    def create(self, path: Path) -> int:
+        """Open a new file for writing and reading back; the descriptor is the caller's to close."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+
+    def write(self, descriptor: int, buffers: Sequence[bytes | memoryview]) -> int:
+        """Write once; may write less than asked for (a nearly full disk, a signal)."""
+        return os.writev(descriptor, buffers)
+
+    def read(self, descriptor: int, size_bytes: int, offset: int) -> bytes:
+        """Read back from a file that is being written."""
+        return os.pread(descriptor, size_bytes, offset)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file its name, within one directory."""
+        source.rename(target)
+
+    def flush(self, descriptor: int) -> None:
+        """Return when the file is on the device."""
+        os.fsync(descriptor)
+
+    def flush_directory(self, directory: Path) -> None:
+        """Return when the names of a directory are on the device."""
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        """Close a descriptor."""
+        os.close(descriptor)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file; one that is gone already is no error."""
+        path.unlink(missing_ok=True)
+
+    def room(self, directory: Path) -> tuple[int, int | None]:
+        """Return free bytes and free inodes for an unprivileged process; None where inodes are not counted."""
+        found = os.statvfs(directory)
+        return found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None
+
+
+def write_all(files: FileSystem, descriptor: int, buffers: Sequence[bytes | memoryview]) -> int:
+    """Write every byte, however often it takes, and return their number.
+
+    A single write on a nearly full disk is short without an error; the next one says so.
+    """
+    total = 0
+    for start in range(0, len(buffers), _MAX_BUFFERS):
+        part: list[bytes | memoryview] = list(buffers[start : start + _MAX_BUFFERS])
+        wanted = sum(map(len, part))
+        written = files.write(descriptor, part)
+        total += wanted
+        while written < wanted:
+            rest = memoryview(b"".join(part))[written:]
+            part, wanted = [rest], len(rest)
+            written = files.write(descriptor, part)
+    return total
+
+
+def kind_of_file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
+    """Name the file system a path lies on; empty where the system does not tell."""
+    if not mounts.exists():
+        return ""
+    rows = [line.split() for line in mounts.read_text().splitlines()]
+    # The last line for a mount point is the one in force.
+    kinds = {row[1].replace("\\040", " "): row[2] for row in rows if len(row) > 2}
+    resolved = path.resolve()
+    for folder in (resolved, *resolved.parents):
+        if str(folder) in kinds:
+            return kinds[str(folder)]
+    return ""

@@ -1,0 +1,326 @@
+"""Where received objects land: durable under a final name, or not there at all.
+
+``inbox/<2 hex digits>/<SOP Instance UID>_<unique>_<size>.dcm``. The order is: temporary file in the same
+directory, every byte, rename, fsync(file), and fsync(directory) where the file system needs it. The file is a
+DICOM file (PS3.10) that names its sender in the file meta information, so the index can be rebuilt from the
+folder alone. The size in the name tells a whole file from one that a power cut shortened between rename and
+fsync. A repeated SOP Instance UID gets a name of its own: the first file is never touched.
+"""
+
+import fcntl
+import hashlib
+import itertools
+import os
+import re
+import secrets
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from casebook.errors import InvalidObject, UnsafeStorage
+from casebook.logs import get_logger
+from dicom_node.file_system import ONE_FLUSH_IS_ENOUGH, FileSystem, kind_of_file_system, of_os_error, write_all
+
+#: Identifies this implementation (PS3.7 D.3.3.2).
+IMPLEMENTATION_CLASS_UID = "2.25.156402173689225470915437264078413391467"
+IMPLEMENTATION_VERSION_NAME = "WETREAD_0_1"
+
+_TEMPORARY = ".tmp"
+#: PS3.5 9.1 allows digits and dots, 64 at most. Leading zeros and empty components occur and harm nobody.
+_UID = re.compile(r"[0-9.]{1,64}")
+_NAME = re.compile(r"(?P<uid>[0-9.]{1,64})_(?P<unique>[0-9a-f]+)_(?P<size>[0-9a-f]+)\.dcm")
+#: The start of the data set is kept in memory, to look at its UIDs without reading back.
+HEAD_BYTES = 16384
+_log = get_logger(__name__)
+
+
+def require_uid(value: str) -> str:
+    """Return a UID that may be used in names and results.
+
+    Raises
+    ------
+    InvalidObject
+        When it is empty, too long, or has other characters than digits and dots (PS3.5 9.1).
+    """
+    if not _UID.fullmatch(value) or not value.strip("."):
+        raise InvalidObject("a UID is missing or malformed")
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """What the association says about an object, before its first byte."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    calling_ae_title: str
+    peer_address: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landed:
+    """One durable object that has no row yet."""
+
+    #: Relative to the data directory.
+    path: str
+    #: Of the whole file.
+    size_bytes: int
+    #: Seconds since the epoch.
+    received_at: float
+    envelope: Envelope | None = None
+
+
+class Inbox:
+    """The folder of received objects; one process at a time owns it."""
+
+    def __init__(self, data_directory: Path, files: FileSystem | None = None) -> None:
+        """Take the folder and sweep what a death left half written.
+
+        Raises
+        ------
+        UnsafeStorage
+            When another process owns it.
+        """
+        self.data_directory = data_directory
+        self.directory = data_directory / "inbox"
+        self.refused_directory = data_directory / "inbox-refused"
+        self.files = files or FileSystem()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._owner = self._take_ownership()
+        self.flushes_directory = kind_of_file_system(self.directory) not in ONE_FLUSH_IS_ENOUGH
+        self._folders = [self.directory / f"{number:02x}" for number in range(256)]
+        for folder in self._folders:
+            folder.mkdir(exist_ok=True)
+        self.files.flush_directory(self.directory)
+        self.files.flush_directory(data_directory)
+        self._process_token = secrets.token_hex(4)
+        self._numbers = itertools.count()
+        self._sweep()
+
+    def close(self) -> None:
+        """Give the folder back."""
+        if self._owner >= 0:
+            os.close(self._owner)
+            self._owner = -1
+
+    def arrival(self, envelope: Envelope) -> "Arrival":
+        """Prepare to receive one object; nothing is on disk before its first byte.
+
+        Raises
+        ------
+        InvalidObject
+            When the SOP Instance UID cannot be part of a name.
+        """
+        uid = require_uid(envelope.sop_instance_uid)
+        number = hashlib.blake2b(uid.encode("ascii"), digest_size=1).digest()[0]
+        unique = f"{self._process_token}{next(self._numbers):010x}"
+        return Arrival(self, envelope, self._folders[number], unique)
+
+    def scan(self, known: set[str]) -> Iterator[Landed]:
+        """Yield what lies here without a row, oldest first; a shortened file is set aside.
+
+        Parameters
+        ----------
+        known
+            Paths that have a row, relative to the data directory.
+        """
+        found: list[tuple[float, str, int, str]] = []
+        for folder in self._folders:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    relative = f"inbox/{folder.name}/{entry.name}"
+                    if relative in known or not entry.is_file(follow_symlinks=False):
+                        continue
+                    status = entry.stat(follow_symlinks=False)
+                    name = _NAME.fullmatch(entry.name)
+                    if name is None or int(name["size"], 16) != status.st_size:
+                        # Never acknowledged: an acknowledged file was flushed with its whole length.
+                        self.set_aside(relative, "cut_short_before_acknowledgement" if name else "not_one_of_ours")
+                        continue
+                    # The clock of the file system may be coarse; the number of the object is not.
+                    found.append((status.st_mtime, name["unique"], status.st_size, relative))
+        for received_at, _, size_bytes, path in sorted(found):
+            yield Landed(path=path, size_bytes=size_bytes, received_at=received_at)
+
+    def set_aside(self, path: str, reason: str) -> None:
+        """Move a file that cannot be indexed out of the inbox, with its reason beside it; it is never lost.
+
+        Parameters
+        ----------
+        path
+            Relative to the data directory.
+        reason
+            Static snake_case name.
+        """
+        self.refused_directory.mkdir(exist_ok=True)
+        source = self.data_directory / path
+        target = self.refused_directory / source.name
+        self.files.rename(source, target)
+        target.with_name(f"{target.name}.reason").write_text(f"{reason}\n", encoding="utf-8")
+        self.files.flush_directory(self.refused_directory)
+        self.files.flush_directory(source.parent)
+        _log.error("object_set_aside", path=f"{self.refused_directory.name}/{target.name}", reason=reason)
+
+    def _take_ownership(self) -> int:
+        descriptor = os.open(self.directory / ".owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise UnsafeStorage("Another listener already receives into this data directory.") from None
+        return descriptor
+
+    def _sweep(self) -> None:
+        # Temporary files belong to objects that were never acknowledged: their senders still have them.
+        count = 0
+        for folder in self._folders:
+            for path in folder.glob(f".*{_TEMPORARY}"):
+                self.files.remove(path)
+                count += 1
+        if count:
+            _log.warning("orphaned_temporaries_removed", count=count)
+
+
+class Arrival:
+    """One object on its way to disk: write, then commit or discard."""
+
+    __slots__ = ("_descriptor", "_folder", "_inbox", "_unique", "data_set_offset", "envelope", "head", "size_bytes")
+
+    def __init__(self, inbox: Inbox, envelope: Envelope, folder: Path, unique: str) -> None:
+        self._inbox = inbox
+        self._folder = folder
+        self._unique = unique
+        self._descriptor = -1
+        self.envelope = envelope
+        #: Of the file so far.
+        self.size_bytes = 0
+        self.data_set_offset = 0
+        #: The first bytes of the data set.
+        self.head = b""
+
+    @property
+    def _temporary(self) -> Path:
+        return self._folder / f".{self._unique}{_TEMPORARY}"
+
+    def write(self, buffers: Sequence[bytes | memoryview]) -> None:
+        """Append the next bytes of the data set.
+
+        Raises
+        ------
+        StorageFull
+            When the disk is full.
+        UnsafeStorage
+            When the disk fails otherwise. After either, only `discard` is left.
+        """
+        try:
+            if self._descriptor < 0:
+                self._descriptor = self._inbox.files.create(self._temporary)
+                meta = build_file_meta(self.envelope)
+                self.data_set_offset = len(meta)
+                buffers = [meta, *buffers]
+                self.head = start_of(buffers[1:])
+            self.size_bytes += write_all(self._inbox.files, self._descriptor, buffers)
+        except OSError as error:
+            raise of_os_error(error) from None
+
+    def read_back(self, size_bytes: int) -> bytes:
+        """Read the start of the data set from the disk, when the kept head was not enough."""
+        try:
+            return self._inbox.files.read(self._descriptor, size_bytes, self.data_set_offset)
+        except OSError as error:
+            raise of_os_error(error) from None
+
+    def commit(self) -> Landed:
+        """Return when the object is durable under its name.
+
+        Raises
+        ------
+        StorageFull, UnsafeStorage
+            When any step fails; then nothing of the object is left.
+        """
+        if self._descriptor < 0:
+            raise InvalidObject("the object has no data set")
+        files, uid = self._inbox.files, self.envelope.sop_instance_uid
+        target = self._folder / f"{uid}_{self._unique}_{self.size_bytes:x}.dcm"
+        try:
+            # The rename goes first: one flush then makes data and name durable (see ONE_FLUSH_IS_ENOUGH).
+            files.rename(self._temporary, target)
+            try:
+                files.flush(self._descriptor)
+                if self._inbox.flushes_directory:
+                    files.flush_directory(self._folder)
+            except OSError:
+                files.remove(target)
+                raise
+        except OSError as error:
+            self.discard()
+            raise of_os_error(error) from None
+        self._close()
+        return Landed(
+            path=f"inbox/{self._folder.name}/{target.name}",
+            size_bytes=self.size_bytes,
+            received_at=time.time(),
+            envelope=self.envelope,
+        )
+
+    def discard(self) -> None:
+        """Leave nothing behind; may be called again."""
+        if self._descriptor < 0:
+            return
+        self._close()
+        try:
+            self._inbox.files.remove(self._temporary)
+        except OSError:
+            _log.exception("temporary_left_for_the_next_sweep")
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            self._inbox.files.close(descriptor)
+
+
+def start_of(buffers: Sequence[bytes | memoryview]) -> bytes:
+    """Return the first bytes of what a sequence of buffers holds, `HEAD_BYTES` at most."""
+    head = b""
+    for buffer in buffers:
+        head += bytes(buffer[: HEAD_BYTES - len(head)])
+        if len(head) == HEAD_BYTES:
+            break
+    return head
+
+
+def build_file_meta(envelope: Envelope) -> bytes:
+    """Build preamble and file meta information (PS3.10 7.1), the sender's AE title and address included."""
+    elements = b"".join(
+        (
+            struct.pack("<HH2sHI", 2, 0x0001, b"OB", 0, 2) + b"\x00\x01",
+            _short_element(0x0002, b"UI", envelope.sop_class_uid, b"\x00"),
+            _short_element(0x0003, b"UI", envelope.sop_instance_uid, b"\x00"),
+            _short_element(0x0010, b"UI", envelope.transfer_syntax_uid, b"\x00"),
+            _short_element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID, b"\x00"),
+            _short_element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME, b" "),
+            _short_element(0x0016, b"AE", envelope.calling_ae_title, b" "),
+            _presentation_address(envelope.peer_address),
+        )
+    )
+    group_length = struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements))
+    return bytes(128) + b"DICM" + group_length + elements
+
+
+def _short_element(element: int, vr: bytes, text: str, padding: bytes) -> bytes:
+    value = text.encode("ascii", "replace")
+    value += padding * (len(value) % 2)
+    return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
+
+
+def _presentation_address(peer_address: str) -> bytes:
+    # (0002,0026) Source Presentation Address, VR UR: a URI, with a 32-bit length.
+    if not peer_address:
+        return b""
+    value = f"tcp://[{peer_address}]" if ":" in peer_address else f"tcp://{peer_address}"
+    encoded = value.encode("ascii", "replace")
+    encoded += b" " * (len(encoded) % 2)
+    return struct.pack("<HH2sHI", 2, 0x0026, b"UR", 0, len(encoded)) + encoded

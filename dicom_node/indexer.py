@@ -1,0 +1,282 @@
+"""The thread that makes rows of durable objects: in batches, at most 100 ms after their acknowledgement.
+
+Hashing and header reading happen here, off the acknowledgement path. Nothing depends on this thread having run:
+at start it takes up every file without a row. A file it cannot read is moved aside with its reason.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from casebook import audit, store
+from casebook.database import read, write
+from casebook.errors import InvalidObject, StoreUnavailable, WetreadError
+from casebook.logs import get_logger
+from casebook.settings import Settings
+from casebook.study import ReceivedInstance
+from dicom_node.header import describe
+from dicom_node.inbox import Inbox, Landed
+
+#: An object's row is committed at most about this long after its acknowledgement, while the database is quick.
+BATCH_INTERVAL_S = 0.05
+#: Past this much lag new objects are refused: the index would no longer tell the truth about what is here.
+MAX_LAG_S = 2.0
+_MAX_BATCH = 500
+_RETRY_INTERVAL_S = 0.5
+_log = get_logger(__name__)
+
+
+class Indexer:
+    """Turns landed objects into rows; one thread."""
+
+    def __init__(
+        self, inbox: Inbox, engine: Engine, settings: Settings, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._inbox = inbox
+        self._engine = engine
+        self._settings = settings
+        self._clock = clock
+        self._waiting: deque[tuple[float, Landed]] = deque()
+        self._batch: list[tuple[float, Landed]] = []
+        self._touching = threading.Lock()
+        #: Study Instance UID to the earliest end of its quiet period, not yet written down.
+        self._touched: dict[str, float] = {}
+        self._something_waits = threading.Event()
+        self._stopping = threading.Event()
+        self._database_refuses = False
+        self._thread = threading.Thread(target=self._run, name="indexer", daemon=True)
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds for which the oldest durable object has been without its row; 0 when none is."""
+        for queue in (self._batch, self._waiting):
+            try:
+                return max(0.0, time.monotonic() - queue[0][0])
+            except IndexError:
+                continue
+        return 0.0
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def keeps_up(self) -> bool:
+        """False while rows lag or the database refuses."""
+        return not self._database_refuses and self.lag_s <= MAX_LAG_S
+
+    def submit(self, landed: Landed) -> None:
+        """Take over a durable object; called by every association's thread."""
+        self._waiting.append((time.monotonic(), landed))
+        self._something_waits.set()
+
+    def touch(self, study_instance_uid: str, calling_ae_title: str) -> None:
+        """Keep a received study from completing for another quiet period; called by every association's thread."""
+        quiet_period_s = self._settings.listener.quiet_period_of(calling_ae_title, "")
+        with self._touching:
+            self._touched[study_instance_uid] = self._clock() + quiet_period_s
+        self._something_waits.set()
+
+    def start(self) -> int:
+        """Take up what an earlier process left without a row, start the thread, and return how many they are.
+
+        Nothing was received meanwhile, so that no study was quiet: each waits for another quiet period.
+        """
+        with write(self._engine) as connection:
+            store.touch_all(connection, self._clock() + self._settings.listener.quiet_period_s)
+        with read(self._engine) as connection:
+            known = store.known_paths(connection)
+        count = 0
+        for landed in self._inbox.scan(known):
+            self.submit(landed)
+            count += 1
+        if count:
+            _log.info("inbox_scanned", count=count)
+        self._thread.start()
+        return count
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Index what waits, then end; what is left is taken up at the next start."""
+        self._stopping.set()
+        self._something_waits.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def index_waiting(self) -> int:
+        """Index one batch of what waits and return its size; the body of the thread.
+
+        Raises
+        ------
+        StoreUnavailable
+            When the database does not answer, or the disk does not give a file out; what has no row stays in line.
+        """
+        self._write_touches()
+        while self._waiting and len(self._batch) < _MAX_BATCH:
+            self._batch.append(self._waiting.popleft())
+        if not self._batch:
+            return 0
+        count = len(self._batch)
+        described = self._describe_batch()
+        unread = self._batch[len(described) :]
+        try:
+            self._record(described)
+        except _Poisoned:
+            for one in described:
+                self._record_alone(one)
+                self._batch.pop(0)
+        self._batch = unread
+        if unread:
+            raise StoreUnavailable
+        return count
+
+    def _run(self) -> None:
+        while True:
+            self._something_waits.wait()
+            # Cleared before the look: what is set from here on is seen the next time round.
+            self._something_waits.clear()
+            if self._stopping.is_set():
+                self._drain()
+                return
+            # Objects come in bursts: one transaction for what arrives in this interval.
+            self._stopping.wait(BATCH_INTERVAL_S)
+            try:
+                while self.index_waiting():
+                    pass
+                self._tell_refusal(refuses=False)
+            except StoreUnavailable:
+                self._tell_refusal(refuses=True)
+                self._stopping.wait(_RETRY_INTERVAL_S)
+                self._something_waits.set()
+            except Exception:  # noqa: BLE001 - logged with its place
+                # Process edge: an unforeseen error must not end the index in silence.
+                _log.exception("indexing_failed")
+                self._tell_refusal(refuses=True)
+                self._stopping.wait(_RETRY_INTERVAL_S)
+                self._something_waits.set()
+
+    def _drain(self) -> None:
+        try:
+            while self.index_waiting():
+                pass
+        except Exception:  # noqa: BLE001 - logged with its place
+            # Process edge: the next start scans the inbox.
+            _log.exception("rows_left_for_the_next_start", count=len(self._batch) + len(self._waiting))
+
+    def _tell_refusal(self, *, refuses: bool) -> None:
+        if refuses != self._database_refuses:
+            self._database_refuses = refuses
+            _log.warning("index_refused" if refuses else "index_recovered", lag_s=round(self.lag_s, 1))
+
+    def _write_touches(self) -> None:
+        with self._touching:
+            touched, self._touched = self._touched, {}
+        if not touched:
+            return
+        try:
+            with write(self._engine) as connection:
+                store.touch(connection, touched)
+        except SQLAlchemyError:
+            with self._touching:
+                # What came in between is newer.
+                self._touched = touched | self._touched
+            raise StoreUnavailable from None
+
+    def _describe_batch(self) -> list[ReceivedInstance]:
+        """Describe what can be read now; the batch keeps that first, then what could not be read, and nothing else."""
+        described: list[ReceivedInstance] = []
+        readable, unread = [], []
+        for entry in self._batch:
+            try:
+                one = self._describe(entry[1])
+            except StoreUnavailable:
+                unread.append(entry)
+                continue
+            if one is not None:
+                described.append(one)
+                readable.append(entry)
+        self._batch = readable + unread
+        return described
+
+    def _describe(self, landed: Landed) -> ReceivedInstance | None:
+        try:
+            return describe(self._inbox.data_directory, landed, self._settings.listener.quiet_period_of)
+        except InvalidObject:
+            self._set_aside(landed.path, "unreadable_header")
+        except FileNotFoundError as error:
+            # The file was durable a moment ago, and was taken away by hand. Its sender may send it again.
+            _log.error("object_lost", path=landed.path, error=type(error).__name__)
+            self._tell_timeline("object_lost", landed.path)
+        except (OSError, MemoryError) as error:
+            # Out of descriptors or memory, a network drive that is away: the object is there and acknowledged.
+            _log.warning("object_not_read", path=landed.path, error=type(error).__name__)
+            raise StoreUnavailable from None
+        return None
+
+    def _record(self, described: list[ReceivedInstance]) -> None:
+        if not described:
+            return
+        try:
+            with write(self._engine) as connection:
+                own = store.is_issued(connection, [one.sop_instance_uid for one in described])
+                store.record_instances(connection, [self._marked(one, own) for one in described], self._clock())
+                with_row = store.paths_with_row(connection, [one.path for one in described])
+        except DBAPIError as error:
+            if error.connection_invalidated or type(error).__name__ in _TRANSIENT:
+                raise StoreUnavailable from None
+            raise _Poisoned from None
+        except SQLAlchemyError:
+            raise StoreUnavailable from None
+        except (ValueError, TypeError, KeyError):
+            raise _Poisoned from None
+
+        # Committed: what has no row now is byte for byte what another row already holds.
+        for one in described:
+            if one.path not in with_row:
+                self._inbox.files.remove(self._inbox.data_directory / one.path)
+
+    def _marked(self, one: ReceivedInstance, own: set[str]) -> ReceivedInstance:
+        # A result of ours that comes back starts nothing: by its UID, or by the device that made it.
+        is_own = one.sop_instance_uid in own or one.attributes.get("DeviceUID") == self._settings.device.device_uid
+        return replace(one, is_own=True) if is_own else one
+
+    def _record_alone(self, one: ReceivedInstance) -> None:
+        try:
+            self._record([one])
+        except _Poisoned:
+            self._set_aside(one.path, "unstorable_row", one.study_instance_uid)
+
+    def _set_aside(self, path: str, reason: str, study_instance_uid: str = "") -> None:
+        try:
+            self._inbox.set_aside(path, reason)
+        except OSError as error:
+            _log.error("object_not_set_aside", path=path, error=type(error).__name__)
+            return
+        self._tell_timeline("object_set_aside", f"{reason}: {path}", study_instance_uid)
+
+    def _tell_timeline(self, action: str, detail: str, study_instance_uid: str = "") -> None:
+        try:
+            with write(self._engine) as connection:
+                audit.record(
+                    connection,
+                    at=self._clock(),
+                    actor="listener",
+                    action=action,
+                    study_instance_uid=study_instance_uid,
+                    detail=detail,
+                )
+        except SQLAlchemyError:
+            _log.warning("audit_row_missing", reason=action)
+
+
+class _Poisoned(WetreadError):
+    """One row of a batch cannot be stored."""
+
+
+#: Errors after which the same rows may be stored later; all others condemn a row.
+_TRANSIENT = frozenset({"OperationalError", "InterfaceError", "InternalError"})

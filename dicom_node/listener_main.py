@@ -1,0 +1,36 @@
+"""The DICOM listener as a process."""
+
+import signal
+import threading
+from types import FrameType
+
+from casebook import presence
+from casebook.logs import configure_logs, get_logger
+from casebook.wiring import wire
+from dicom_node.listener import serve
+
+
+def main() -> None:
+    """Receive until SIGTERM; the objects in flight are finished."""
+    configure_logs("listener")
+    stop = threading.Event()
+
+    def on_signal(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    wiring = wire()
+    settings = wiring.settings
+
+    def on_ready(port: int) -> None:
+        facts = {"port": str(port), "host": settings.listener.host, "ae_title": settings.listener.ae_title}
+        presence.announce(settings, "listener", facts)
+        get_logger().info("role_started", port=port)
+
+    serve(settings, wiring.engine, stop, on_ready)
+    presence.withdraw(settings, "listener")
+
+
+if __name__ == "__main__":
+    main()

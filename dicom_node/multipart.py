@@ -1,0 +1,155 @@
+"""multipart/related (RFC 2046 5.1, RFC 2387) taken apart as it arrives, in constant memory.
+
+The sender is a stranger: header blocks and the preamble have a largest size, and a body that ends without its last
+delimiter is told from a whole one, so that the part it cut is never taken for finished.
+"""
+
+import re
+from collections.abc import Iterator
+from email.message import Message
+from enum import Enum
+
+from casebook.errors import InvalidObject
+
+#: RFC 2046 5.1.1.
+_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+_LONGEST_HEADERS = 16 * 1024
+_END_OF_HEADERS = b"\r\n\r\n"
+
+
+class _Place(Enum):
+    PREAMBLE = 1
+    #: After a delimiter: a line end starts a part, two hyphens end the body.
+    DELIMITER = 2
+    HEADERS = 3
+    BODY = 4
+    EPILOGUE = 5
+
+
+class PartBegin:
+    """A part begins."""
+
+    __slots__ = ("content_type",)
+
+    def __init__(self, content_type: str) -> None:
+        #: In lower case, without parameters; empty where none is given.
+        self.content_type = content_type
+
+
+class PartEnd:
+    """The part is whole."""
+
+    __slots__ = ()
+
+
+Event = PartBegin | PartEnd | bytes
+
+
+def boundary_of(content_type: str) -> str | None:
+    """Return the boundary of ``multipart/related; type="application/dicom"``; None for any other content type."""
+    message = Message()
+    message["Content-Type"] = content_type
+    if message.get_content_type() != "multipart/related":
+        return None
+    kind = message.get_param("type", "application/dicom")
+    boundary = message.get_param("boundary")
+    if str(kind).lower() != "application/dicom" or not isinstance(boundary, str):
+        return None
+    return boundary if _BOUNDARY.fullmatch(boundary) else None
+
+
+class Splitter:
+    """Takes a multipart body in pieces and gives its parts in pieces."""
+
+    def __init__(self, boundary: str) -> None:
+        """Take the boundary without its hyphens."""
+        self._delimiter = b"\r\n--" + boundary.encode("ascii")
+        # The first delimiter may stand at the very start, where no line end comes before it.
+        self._buffer = b"\r\n"
+        self._place = _Place.PREAMBLE
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last delimiter has come."""
+        return self._place is _Place.EPILOGUE
+
+    def feed(self, received: bytes) -> Iterator[Event]:
+        """Take the next bytes and yield what they hold.
+
+        Raises
+        ------
+        InvalidObject
+            When this is no multipart body.
+        """
+        self._buffer += received
+        while True:
+            before = (self._place, len(self._buffer))
+            yield from self._step()
+            if (self._place, len(self._buffer)) == before:
+                return
+
+    def _step(self) -> Iterator[Event]:
+        match self._place:
+            case _Place.PREAMBLE:
+                self._skip_preamble()
+            case _Place.DELIMITER:
+                self._pass_delimiter()
+            case _Place.HEADERS:
+                yield from self._read_headers()
+            case _Place.BODY:
+                yield from self._read_body()
+            case _Place.EPILOGUE:
+                self._buffer = b""
+
+    def _skip_preamble(self) -> None:
+        found = self._buffer.find(self._delimiter)
+        if found >= 0:
+            self._buffer = self._buffer[found + len(self._delimiter) :]
+            self._place = _Place.DELIMITER
+        elif len(self._buffer) > _LONGEST_HEADERS:
+            raise InvalidObject("the body does not begin with its boundary")
+
+    def _pass_delimiter(self) -> None:
+        # RFC 2046 5.1.1: blanks may follow a delimiter on its line.
+        rest = self._buffer.lstrip(b" \t")
+        if rest.startswith(b"--"):
+            self._place = _Place.EPILOGUE
+        elif rest.startswith(b"\r\n"):
+            # The line end stays: together with an empty line it ends a block without any header.
+            self._buffer, self._place = rest, _Place.HEADERS
+        elif rest not in {b"", b"\r", b"-"} or len(self._buffer) > _LONGEST_HEADERS:
+            raise InvalidObject("a delimiter of the body is not ended")
+
+    def _read_headers(self) -> Iterator[Event]:
+        found = self._buffer.find(_END_OF_HEADERS)
+        if found > _LONGEST_HEADERS or (found < 0 and len(self._buffer) > _LONGEST_HEADERS):
+            raise InvalidObject("the headers of a part are too long")
+        if found < 0:
+            return
+        block = self._buffer[:found].decode("latin-1")
+        self._buffer = self._buffer[found + len(_END_OF_HEADERS) :]
+        self._place = _Place.BODY
+        yield PartBegin(_content_type(block))
+
+    def _read_body(self) -> Iterator[Event]:
+        found = self._buffer.find(self._delimiter)
+        if found < 0:
+            # The start of a delimiter may be among the last bytes.
+            safe = len(self._buffer) - len(self._delimiter) + 1
+            if safe > 0:
+                piece, self._buffer = self._buffer[:safe], self._buffer[safe:]
+                yield piece
+            return
+        piece, self._buffer = self._buffer[:found], self._buffer[found + len(self._delimiter) :]
+        self._place = _Place.DELIMITER
+        if piece:
+            yield piece
+        yield PartEnd()
+
+
+def _content_type(block: str) -> str:
+    for line in block.split("\r\n"):
+        name, _, value = line.partition(":")
+        if name.strip().lower() == "content-type":
+            return value.partition(";")[0].strip().lower()
+    return ""

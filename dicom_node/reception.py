@@ -1,0 +1,178 @@
+"""One C-STORE from its command to its status: the same for the stock receive loop and for ours."""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from casebook.errors import InvalidObject, StoreUnavailable
+from casebook.logs import get_logger
+from dicom_node.disk_gate import DiskGate, Reservation
+from dicom_node.header import identify
+from dicom_node.inbox import HEAD_BYTES, Arrival, Envelope, Inbox, Landed, start_of
+from dicom_node.statuses import SUCCESS, status_of
+
+#: How often an object that takes long tells so; a fast one is there before it has to.
+_TOUCH_INTERVAL_S = 1.0
+_log = get_logger(__name__)
+
+
+class Index(Protocol):
+    """Who makes rows of what landed."""
+
+    @property
+    def keeps_up(self) -> bool:
+        """False while it lags or the database refuses: new objects are then refused too."""
+        ...
+
+    def submit(self, landed: Landed) -> None:
+        """Take over a durable object."""
+        ...
+
+    def touch(self, study_instance_uid: str, calling_ae_title: str) -> None:
+        """Learn that more of a study is on its way, or will be sent again."""
+        ...
+
+
+class Receiver:
+    """Takes C-STORE requests of all associations."""
+
+    def __init__(self, inbox: Inbox, gate: DiskGate, index: Index) -> None:
+        self._inbox = inbox
+        self._gate = gate
+        self._index = index
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a new association is welcome."""
+        return self._gate.is_open and self._index.keeps_up
+
+    def begin(self, envelope: Envelope, study_instance_uid: str = "") -> "Reception":
+        """Begin to receive; a refusal is remembered, and told by `finish` after the data set has been drained.
+
+        Parameters
+        ----------
+        study_instance_uid
+            The study the object has to be of; any where empty.
+        """
+        return Reception(self._inbox, self._gate, self._index, envelope, study_instance_uid)
+
+
+class Reception:
+    """One object; the first failure decides its status, the rest of its bytes is drained."""
+
+    __slots__ = (
+        "_arrival",
+        "_envelope",
+        "_failure",
+        "_head",
+        "_index",
+        "_reservation",
+        "_study_instance_uid",
+        "_touched_at",
+        "received_bytes",
+    )
+
+    def __init__(
+        self, inbox: Inbox, gate: DiskGate, index: Index, envelope: Envelope, study_instance_uid: str = ""
+    ) -> None:
+        self._study_instance_uid = study_instance_uid
+        self._index = index
+        self._envelope = envelope
+        self._failure: Exception | None = None
+        self._arrival: Arrival | None = None
+        self._reservation = Reservation(gate)
+        #: The first bytes of the data set, kept also of an object that is only drained.
+        self._head = b""
+        self._touched_at = time.monotonic()
+        self.received_bytes = 0
+        try:
+            gate.require_open()
+            if not index.keeps_up:
+                raise StoreUnavailable
+            self._arrival = inbox.arrival(envelope)
+        except Exception as error:  # noqa: BLE001 - process edge: every failure becomes a status
+            self._fail(error)
+
+    def write(self, buffers: Sequence[bytes | memoryview]) -> None:
+        """Take the next bytes of the data set; never raises."""
+        self.received_bytes += sum(map(len, buffers))
+        if len(self._head) < HEAD_BYTES:
+            self._head += start_of(buffers)[: HEAD_BYTES - len(self._head)]
+        self.still_arrives()
+        if self._failure is not None or self._arrival is None:
+            return
+        try:
+            self._reservation.cover(self.received_bytes)
+            self._arrival.write(buffers)
+        except Exception as error:  # noqa: BLE001 - process edge
+            self._fail(error)
+
+    def still_arrives(self) -> None:
+        """Keep the study of an object that takes long from completing without it; cheap, and never raises."""
+        now = time.monotonic()
+        if now - self._touched_at < _TOUCH_INTERVAL_S:
+            return
+        self._touched_at = now
+        self._touch()
+
+    def finish(self) -> int:
+        """Make the object durable and return the status to answer (PS3.4 B.2.3); never raises."""
+        if self._failure is None and self._arrival is not None:
+            try:
+                self._require_identity(self._arrival)
+                self._index.submit(self._arrival.commit())
+            except Exception as error:  # noqa: BLE001 - process edge
+                self._fail(error)
+        self._reservation.end()
+        status = status_of(self._failure)
+        if status != SUCCESS:
+            # An object that cannot be used would be refused again; any other will come back.
+            if not isinstance(self._failure, InvalidObject):
+                self._touch()
+            _log.warning(
+                "object_refused",
+                status=f"0x{status:04X}",
+                error=type(self._failure).__name__,
+                ae_title=self._envelope.calling_ae_title,
+                sop_class_uid=self._envelope.sop_class_uid,
+                transfer_syntax_uid=self._envelope.transfer_syntax_uid,
+            )
+        return status
+
+    def abandon(self) -> None:
+        """Leave nothing behind: the association ended in the middle."""
+        self._reservation.end()
+        if self._arrival is not None:
+            self._arrival.discard()
+
+    def _touch(self) -> None:
+        if isinstance(self._failure, InvalidObject):
+            return
+        head = self._head
+        try:
+            found = identify(head, self._envelope.transfer_syntax_uid, lambda _count: head, len(head))
+        except Exception:  # noqa: BLE001 - process edge: a head that says nothing is no failure of the object
+            return
+        if found.sop_instance_uid == self._envelope.sop_instance_uid:
+            self._index.touch(found.study_instance_uid, self._envelope.calling_ae_title)
+
+    def _require_identity(self, arrival: Arrival) -> None:
+        if not arrival.size_bytes:
+            raise InvalidObject("the object has no data set")
+        found = identify(
+            arrival.head,
+            self._envelope.transfer_syntax_uid,
+            arrival.read_back,
+            arrival.size_bytes - arrival.data_set_offset,
+        )
+        # PS3.7 9.1.1.1: the command names the instance that the data set is.
+        if found.sop_instance_uid != self._envelope.sop_instance_uid:
+            raise InvalidObject("the data set names another instance than the command")
+        if self._study_instance_uid and found.study_instance_uid != self._study_instance_uid:
+            raise InvalidObject("the object is of another study than the one named")
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        self._reservation.end()
+        if self._arrival is not None:
+            self._arrival.discard()

@@ -1,0 +1,281 @@
+"""The indexer: rows follow files, whatever happens in between."""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+
+from casebook import store, tables
+from casebook.database import read
+from casebook.errors import StoreUnavailable
+from dicom_node import indexer
+from dicom_node.header import describe
+from dicom_node.inbox import Inbox, Landed
+from dicom_node.indexer import MAX_LAG_S, Indexer
+from dicom_node.tests.receiving import a_database, a_settings
+from dicom_node.tests.test_inbox import an_envelope
+from dicom_node.tests.wire import data_set
+
+
+class Bench:
+    """An inbox, a database and an indexer whose thread does not run."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.settings = a_settings(tmp_path)
+        self.engine = a_database(self.settings)
+        self.inbox = Inbox(tmp_path)
+        self.indexer = Indexer(self.inbox, self.engine, self.settings)
+
+    def land(self, uid: str = "1.2.3.4", content: bytes | None = None, study: str = "1.2.3") -> Landed:
+        arrival = self.inbox.arrival(an_envelope(uid))
+        arrival.write([content if content is not None else data_set(uid, study=study)])
+        landed = arrival.commit()
+        self.indexer.submit(landed)
+        return landed
+
+    def rows(self) -> list[Any]:
+        with read(self.engine) as connection:
+            return list(connection.execute(select(tables.instance).order_by(tables.instance.c.id)))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    found = Bench(tmp_path)
+    with contextlib.closing(found.inbox):
+        yield found
+        found.engine.dispose()
+
+
+def test_a_burst_becomes_one_batch(bench: Bench) -> None:
+    paths = [bench.land(f"1.2.3.{number}").path for number in range(50)]
+
+    assert bench.indexer.index_waiting() == 50
+
+    assert [row.path for row in bench.rows()] == paths
+    assert bench.indexer.index_waiting() == 0
+    assert bench.indexer.lag_s == 0.0
+
+
+def test_an_equal_repetition_leaves_one_row_and_one_file(bench: Bench) -> None:
+    first = bench.land()
+    again = bench.land()
+    bench.indexer.index_waiting()
+    third = bench.land()
+    bench.indexer.index_waiting()
+
+    assert [row.path for row in bench.rows()] == [first.path]
+    assert [(bench.inbox.data_directory / one.path).exists() for one in (first, again, third)] == [True, False, False]
+
+
+def test_nothing_is_lost_while_the_database_does_not_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    landed = [bench.land(f"1.2.3.{number}") for number in range(3)]
+
+    def refuse(*_arguments: object) -> None:
+        raise OperationalError("insert", {}, Exception("locked"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "record_instances", refuse)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                bench.indexer.index_waiting()
+    assert bench.indexer.lag_s > 0.0
+
+    bench.indexer.index_waiting()
+
+    assert [row.path for row in bench.rows()] == [one.path for one in landed]
+
+
+def test_new_objects_are_refused_when_rows_lag(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("dicom_node.indexer.time.monotonic", lambda: now[0])
+    bench.land()
+    kept_up = [bench.indexer.keeps_up]
+    now[0] += MAX_LAG_S + 0.1
+    kept_up.append(bench.indexer.keeps_up)
+    bench.indexer.index_waiting()
+    kept_up.append(bench.indexer.keeps_up)
+
+    assert kept_up == [True, False, True]
+
+
+def test_an_unreadable_file_is_set_aside_with_its_reason_and_stops_nobody(bench: Bench) -> None:
+    bench.land("1.2.3.1")
+    poison = bench.land("1.2.3.2", b"\xff" * 1000)
+    bench.land("1.2.3.3")
+
+    bench.indexer.index_waiting()
+
+    assert [row.sop_instance_uid for row in bench.rows()] == ["1.2.3.1", "1.2.3.3"]
+    aside = bench.inbox.refused_directory / Path(poison.path).name
+    assert aside.exists()
+    assert aside.with_name(f"{aside.name}.reason").read_text() == "unreadable_header\n"
+    with read(bench.engine) as connection:
+        actions = [row.action for row in connection.execute(select(tables.audit.c.action))]
+    assert "object_set_aside" in actions
+
+
+def test_a_row_that_cannot_be_stored_is_set_aside_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = store.record_instances
+
+    def choosy(connection: Any, received: Any, now: float) -> None:
+        if any(one.sop_instance_uid == "1.2.3.2" for one in received):
+            raise ValueError("cannot store")
+        real(connection, received, now)
+
+    monkeypatch.setattr(store, "record_instances", choosy)
+    landed = [bench.land(f"1.2.3.{number}") for number in range(1, 4)]
+
+    bench.indexer.index_waiting()
+
+    assert [row.sop_instance_uid for row in bench.rows()] == ["1.2.3.1", "1.2.3.3"]
+    assert (bench.inbox.refused_directory / Path(landed[1].path).name).exists()
+
+
+def test_our_own_results_are_stored_as_ours(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "is_issued", lambda _connection, uids: {"1.2.3.4"} & set(uids))
+    bench.land("1.2.3.4")
+    bench.land("1.2.3.5")
+
+    bench.indexer.index_waiting()
+
+    assert [row.status for row in bench.rows()] == ["own", "current"]
+
+
+def test_a_start_takes_up_what_has_no_row(bench: Bench) -> None:
+    landed = bench.land("1.2.3.1")
+    bench.indexer.index_waiting()
+    bench.land("1.2.3.2")
+    restarted = Indexer(bench.inbox, bench.engine, bench.settings)
+
+    assert restarted.start() == 1
+    restarted.stop()
+
+    assert {row.path for row in bench.rows()} >= {landed.path}
+    assert len(bench.rows()) == 2
+
+
+def test_the_quiet_period_of_the_sender_is_used(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    settings = bench.settings.model_copy(
+        update={"listener": bench.settings.listener.model_copy(update={"quiet_period_s": 7.0})}
+    )
+    bench.indexer = Indexer(bench.inbox, bench.engine, settings)
+    landed = replace(bench.land(), received_at=1000.0)
+    bench.indexer._waiting.clear()
+    bench.indexer.submit(landed)
+    bench.indexer.index_waiting()
+
+    with read(bench.engine) as connection:
+        assert connection.execute(select(tables.study.c.quiet_at)).scalar_one() == 1007.0
+    bench.inbox.close()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "told to fail"), OSError(errno.EIO, "no"), MemoryError()])
+def test_a_file_that_cannot_be_read_for_a_moment_gets_its_row_later_and_holds_up_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    landed = [bench.land(f"1.2.3.{number}") for number in range(3)]
+    real = describe
+
+    def choosy(folder: Path, one: Landed, quiet_period_of: Any) -> Any:
+        if one.path == landed[1].path:
+            raise error
+        return real(folder, one, quiet_period_of)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(indexer, "describe", choosy)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                bench.indexer.index_waiting()
+        assert [row.path for row in bench.rows()] == [landed[0].path, landed[2].path]
+        assert bench.indexer.lag_s > 0.0
+
+    assert bench.indexer.index_waiting() == 1
+    assert {row.path for row in bench.rows()} == {one.path for one in landed}
+    assert _actions(bench).count("object_lost") == 0
+
+
+def test_a_file_that_was_taken_away_is_written_into_the_timeline_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = bench.land("1.2.3.1")
+    bench.land("1.2.3.2")
+    (bench.inbox.data_directory / gone.path).unlink()
+
+    def refuse(*_arguments: object) -> None:
+        raise OperationalError("insert", {}, Exception("locked"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "record_instances", refuse)
+        with pytest.raises(StoreUnavailable):
+            bench.indexer.index_waiting()
+    bench.indexer.index_waiting()
+
+    assert [row.sop_instance_uid for row in bench.rows()] == ["1.2.3.2"]
+    assert _actions(bench).count("object_lost") == 1
+
+
+def _actions(bench: Bench) -> list[str]:
+    with read(bench.engine) as connection:
+        return [row.action for row in connection.execute(select(tables.audit.c.action))]
+
+
+def _quiet_at(bench: Bench) -> float:
+    with read(bench.engine) as connection:
+        return float(connection.execute(select(tables.study.c.quiet_at)).scalar_one())
+
+
+def test_a_study_waits_while_more_of_it_is_on_its_way(bench: Bench) -> None:
+    now = [1000.0]
+    bench.indexer = Indexer(bench.inbox, bench.engine, bench.settings, lambda: now[0])
+    bench.indexer.submit(replace(bench.land(), received_at=1000.0))
+    bench.indexer.index_waiting()
+    before = _quiet_at(bench)
+
+    now[0] += 20.0
+    bench.indexer.touch("1.2.3", "SENDER")
+    bench.indexer.touch("9.9.9", "SENDER")
+    bench.indexer.index_waiting()
+    assert (before, _quiet_at(bench)) == (1030.0, 1050.0)
+
+    now[0] -= 15.0
+    bench.indexer.touch("1.2.3", "SENDER")
+    bench.indexer.index_waiting()
+    assert _quiet_at(bench) == 1050.0
+
+
+def test_a_touch_is_not_forgotten_while_the_database_does_not_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.indexer = Indexer(bench.inbox, bench.engine, bench.settings, lambda: 1020.0)
+    bench.indexer.submit(replace(bench.land(), received_at=1000.0))
+    bench.indexer.index_waiting()
+
+    def refuse(*_arguments: object) -> None:
+        raise OperationalError("update", {}, Exception("locked"))
+
+    bench.indexer.touch("1.2.3", "SENDER")
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "touch", refuse)
+        with pytest.raises(StoreUnavailable):
+            bench.indexer.index_waiting()
+    bench.indexer.index_waiting()
+
+    assert _quiet_at(bench) == 1050.0
+
+
+def test_no_study_was_quiet_while_nobody_listened(bench: Bench) -> None:
+    bench.indexer.submit(replace(bench.land(), received_at=1000.0))
+    bench.indexer.index_waiting()
+    restarted = Indexer(bench.inbox, bench.engine, bench.settings, lambda: 5000.0)
+
+    restarted.start()
+    restarted.stop()
+
+    assert _quiet_at(bench) == 5030.0

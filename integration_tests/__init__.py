@@ -1,0 +1,1 @@
+"""Wetread against real sockets, real servers and foreign peers."""

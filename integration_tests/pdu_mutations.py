@@ -1,0 +1,165 @@
+"""Damaged associations: what a broken sender, a bad cable or an attacker makes of a real one.
+
+A real association is recorded once as its list of PDUs; each mutation is drawn from a seed, so that any stream can be
+made again from its number.
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+from random import Random
+
+from benchmarks.raw_sender import ABORT, ASSOCIATE_RQ, P_DATA, RELEASE_RQ
+
+#: Lengths that have broken readers: nothing, one off, the sign bit, nearly everything.
+_HOSTILE_LENGTHS = (0, 1, 3, 5, 6, 0x7FFFFFFF, 0x80000000, 0xFFFFFFF0, 0xFFFFFFFF)
+
+Pdus = list[bytearray]
+
+
+def mutate(recorded: Sequence[bytes], random: Random) -> list[bytes]:
+    """Return a damaged copy of an association, as the pieces to send.
+
+    Parameters
+    ----------
+    recorded
+        The PDUs of the sender, in order, the A-ASSOCIATE-RQ first.
+    random
+        Decides everything.
+    """
+    pdus = [bytearray(one) for one in recorded]
+    for _ in range(random.choice((1, 1, 1, 2, 3))):
+        # A harmless beginning lets most mutations reach the data phase.
+        where = 0 if random.random() < 0.2 or len(pdus) == 1 else random.randrange(1, len(pdus))
+        random.choice(_MUTATIONS)(pdus, where, random)
+        if not pdus:
+            break
+    return [bytes(one) for one in pdus if one]
+
+
+def _flip_bits(pdus: Pdus, where: int, random: Random) -> None:
+    for _ in range(random.randint(1, 8)):
+        if pdus[where]:
+            # The first bytes steer; the pixels are only carried.
+            position = min(int(random.expovariate(1 / 40)), len(pdus[where]) - 1)
+            pdus[where][position] ^= 1 << random.randrange(8)
+
+
+def _replace_bytes(pdus: Pdus, where: int, random: Random) -> None:
+    position = random.randrange(len(pdus[where]) + 1)
+    part = random.randbytes(random.randint(1, 64))
+    pdus[where][position : position + len(part)] = part
+
+
+def _insert_bytes(pdus: Pdus, where: int, random: Random) -> None:
+    position = random.randrange(len(pdus[where]) + 1)
+    pdus[where][position:position] = random.randbytes(random.randint(1, 64))
+
+
+def _delete_bytes(pdus: Pdus, where: int, random: Random) -> None:
+    position = random.randrange(len(pdus[where]) + 1)
+    del pdus[where][position : position + random.randint(1, 64)]
+
+
+def _cut_off(pdus: Pdus, where: int, random: Random) -> None:
+    del pdus[where][random.randrange(len(pdus[where]) + 1) :]
+    del pdus[where + 1 :]
+
+
+def _drop(pdus: Pdus, where: int, _random: Random) -> None:
+    del pdus[where]
+
+
+def _repeat(pdus: Pdus, where: int, random: Random) -> None:
+    for _ in range(random.randint(1, 3)):
+        pdus.insert(where, bytearray(pdus[where]))
+
+
+def _swap(pdus: Pdus, where: int, random: Random) -> None:
+    other = random.randrange(len(pdus))
+    pdus[where], pdus[other] = pdus[other], pdus[where]
+
+
+def _change_type(pdus: Pdus, where: int, random: Random) -> None:
+    if pdus[where]:
+        pdus[where][0] = random.choice((0, 1, 2, 3, 4, 5, 6, 7, 8, 0x7F, 0xFF))
+
+
+def _change_length(pdus: Pdus, where: int, random: Random) -> None:
+    if len(pdus[where]) >= 6:
+        length = int.from_bytes(pdus[where][2:6], "big")
+        near = (length + random.choice((-7, -6, -1, 1, 6, 1000))) & 0xFFFFFFFF
+        pdus[where][2:6] = struct.pack(">I", random.choice((*_HOSTILE_LENGTHS, near, near, near)))
+
+
+def _change_fragment(pdus: Pdus, where: int, random: Random) -> None:
+    # The header of the first presentation data value (PS3.8 9.3.5.1): length, context, control.
+    one = pdus[where]
+    if len(one) < 12 or one[0] != P_DATA:
+        return
+    choice = random.randrange(3)
+    if choice == 0:
+        length = int.from_bytes(one[6:10], "big")
+        near = (length + random.choice((-2, -1, 1, 2))) & 0xFFFFFFFF
+        one[6:10] = struct.pack(">I", random.choice((*_HOSTILE_LENGTHS, near, near)))
+    elif choice == 1:
+        one[10] = random.randrange(256)
+    else:
+        one[11] = random.choice((0, 1, 2, 3, 4, 0x80, 0xFF))
+
+
+def _change_item_length(pdus: Pdus, where: int, random: Random) -> None:
+    # Items of an association PDU begin after 74 bytes (PS3.8 9.3.2); command elements after 12 (PS3.7 6.3.1).
+    one = pdus[where]
+    position = 76 if one[:1] == bytes([ASSOCIATE_RQ]) else 16
+    if len(one) > position + 2:
+        one[position : position + 2] = random.choice((b"\0\0", b"\xff\xff", b"\x7f\xff", random.randbytes(2)))
+
+
+def _refragment(pdus: Pdus, where: int, random: Random) -> None:
+    # Legal, and rare: many tiny fragments, several of them in one PDU.
+    one = pdus[where]
+    if len(one) < 13 or one[0] != P_DATA:
+        return
+    context, control, content = one[10], one[11], bytes(one[12 : 12 + 4096])
+    rest = bytes(one[12 + 4096 :])
+    body = b""
+    while content:
+        size_bytes = random.choice((1, 2, 3, 100))
+        part, content = content[:size_bytes], content[size_bytes:]
+        flags = control if not content and not rest else control & 1
+        body += struct.pack(">IBB", len(part) + 2, context, flags) + part
+    if rest:
+        body += struct.pack(">IBB", len(rest) + 2, context, control) + rest
+    pdus[where] = bytearray(struct.pack(">BBI", P_DATA, 0, len(body)) + body)
+
+
+def _interrupt(pdus: Pdus, where: int, random: Random) -> None:
+    kind = random.choice((ABORT, RELEASE_RQ, 2, 3, 6, 0x42))
+    pdus.insert(where, bytearray(struct.pack(">BBII", kind, 0, 4, 0)))
+
+
+def _noise(pdus: Pdus, where: int, random: Random) -> None:
+    pdus[where] = bytearray(random.randbytes(random.randint(1, 2000)))
+
+
+_MUTATIONS: tuple[Callable[[Pdus, int, Random], None], ...] = (
+    _flip_bits,
+    _flip_bits,
+    _replace_bytes,
+    _insert_bytes,
+    _delete_bytes,
+    _cut_off,
+    _cut_off,
+    _drop,
+    _repeat,
+    _swap,
+    _change_type,
+    _change_length,
+    _change_length,
+    _change_fragment,
+    _change_fragment,
+    _change_item_length,
+    _refragment,
+    _interrupt,
+    _noise,
+)

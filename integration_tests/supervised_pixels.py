@@ -1,0 +1,15 @@
+"""``wetread up`` with real pixels and a fake writer: takes what `wetread up` takes."""
+
+from dataclasses import replace
+
+from console import supervisor
+from console.up import up
+
+#: The real roles, all but the module of the gpu role.
+ROLES = tuple(
+    replace(role, module="integration_tests.pixel_gpu_worker") if role.name == "gpu" else role
+    for role in supervisor.ROLES
+)
+
+if __name__ == "__main__":
+    up(obj=ROLES)

@@ -1,0 +1,1 @@
+"""Synthetic chest radiographs with known findings, as arrays and as DICOM; imports no torch."""

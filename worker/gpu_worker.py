@@ -1,0 +1,17 @@
+"""The gpu role: ``celery -A worker.gpu_worker worker -Q gpu``, or `main` under the supervisor.
+
+One child per GPU; the model is loaded once, when the child starts, and never in the parent.
+"""
+
+from casebook import look
+
+app = look.build_role_app("gpu", concurrency=1)
+
+
+def main() -> None:
+    """Work until told to stop."""
+    look.work(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,329 @@
+"""The `read` step: a complete study becomes a Reading, or a refusal that says why."""
+
+import importlib.metadata
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from casebook.case import Case
+from casebook.checks import CheckPreset, load_checks
+from casebook.errors import ModelRefused, SettingsError, UnreadablePixels
+from casebook.logs import get_logger
+from casebook.outcomes import Drafted, Held, Refused
+from casebook.pipelines import Pipeline
+from casebook.reading import InstanceReference, Provenance, Reading
+from casebook.settings import Settings
+from casebook.study import CompletionReason, Instance, contradictions
+from worker.reader import prompts
+from worker.reader.decode import open_picture
+from worker.reader.pixels import Frame, frames
+from worker.reader.registry import ModelEntry, find_entry, load_registry
+from worker.reader.report import split_report
+from worker.reader.scoring import answer_checks, closed_question
+from worker.reader.views import (
+    NAMED_WINDOWS,
+    Candidate,
+    Choice,
+    Projection,
+    Skipped,
+    View,
+    choose,
+    describe,
+    unreadable,
+    why_no_picture,
+)
+from worker.reader.writer import Writer, open_writer, refuse_unusable
+
+#: Language of a pipeline -> RFC 5646 language of a Reading.
+_LANGUAGE_TAGS = {"en": "en", "zh": "zh-CN"}
+#: A picture that varies less than one of 256 grey levels shows nothing.
+_BLANK = 1 / 255
+_log = get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What the model is shown of a study."""
+
+    views: tuple[View, ...]
+    images: tuple[Frame, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def read(case: Case, settings: Settings) -> Drafted | Refused | Held:
+    """Read one generation of a study.
+
+    Raises
+    ------
+    SettingsError
+        When the pipeline names a model or a preset that does not exist.
+    ModelRefused
+        When the model cannot be loaded.
+    Retryable
+        When the storage does not answer.
+    """
+    if case.pipeline is None:
+        return Refused(reason="no_pipeline", detail="The pipeline of this study is no longer configured.")
+    entry = find_entry(load_registry(settings.config_directory / "models"), case.pipeline.model)
+    preset = load_checks(settings.config_directory / "checks" / f"{case.pipeline.checks}.yaml")
+    _refuse_unknown_language(case.pipeline, entry, preset)
+    writer = _opened(entry, settings.worker.device, settings.worker.threads)
+    return read_with(writer, case, preset, settings, now=time.time())
+
+
+def warm(settings: Settings, pipelines: Sequence[Pipeline]) -> None:
+    """Load the models of all pipelines, so that the first study does not wait for them."""
+    registry = load_registry(settings.config_directory / "models")
+    for pipeline in pipelines:
+        _opened(find_entry(registry, pipeline.model), settings.worker.device, settings.worker.threads)
+
+
+def read_with(
+    writer: Writer, case: Case, preset: CheckPreset, settings: Settings, *, now: float
+) -> Drafted | Refused | Held:
+    """Read one generation of a study with a model that is loaded.
+
+    Parameters
+    ----------
+    writer
+        The model.
+    case
+        The study, its instances and its pipeline.
+    preset
+        The checks to ask.
+    settings
+        Where the objects lie and how large a picture may be.
+    now
+        The one timestamp of every output, seconds since the epoch, UTC.
+
+    Raises
+    ------
+    Retryable
+        When the storage does not answer.
+    """
+    pipeline = case.pipeline
+    if pipeline is None:
+        raise SettingsError("A study can only be read for a pipeline.")
+    instances = [one for one in case.instances if one.sop_instance_uid not in case.issued_uids]
+    differing = contradictions(one.header for one in instances)
+    if differing:
+        detail = f"The images of the study disagree about {', '.join(differing)}."
+        return Held(reason="identity_conflict", detail=detail)
+    shown = _show(instances, writer.entry, settings)
+    if isinstance(shown, Refused):
+        return shown
+    draft = writer.write(shown.images, writer.entry.prompts.draft[pipeline.language])
+    try:
+        refuse_unusable(draft, pipeline.language)
+    except ModelRefused as error:
+        return Refused(reason="unusable_draft", detail=str(error))
+    sections = split_report(draft.text)
+    answers = answer_checks(writer, shown.images, preset.checks, pipeline.language)
+    by_uid = {one.sop_instance_uid: one for one in instances}
+    first = by_uid[shown.views[0].sop_instance_uid]
+    references = _references(shown.views)
+    return Drafted(
+        reading=Reading(
+            study_instance_uid=case.study.study_instance_uid,
+            generation=case.job.generation,
+            language=_LANGUAGE_TAGS[pipeline.language],
+            modality=first.modality,
+            header=first.header,
+            sections=sections,
+            answers=answers,
+            images=references,
+            based_on_images=len(references),
+            known_images=_known_images(instances, case.study.expected_instances),
+            completion_reason=case.study.completion_reason or CompletionReason.FORCED,
+            notes=(
+                *_notes(shown.skipped, pipeline.language),
+                *_set_aside_notes(len(case.set_aside_uids), pipeline.language),
+            ),
+            provenance=_provenance(writer, preset, pipeline),
+            created_at=now,
+        )
+    )
+
+
+def _opened(entry: ModelEntry, device: str, threads: int) -> Writer:
+    return _opened_once(entry.model_dump_json(), device, threads)
+
+
+@cache
+def _opened_once(entry_json: str, device: str, threads: int) -> Writer:
+    # One process serves one accelerator; a model stays loaded for its life.
+    entry = ModelEntry.model_validate_json(entry_json)
+    writer = open_writer(entry, device=device, threads=threads)
+    _log.info("model_loaded", model=entry.name, version=entry.version, sha256=writer.sha256)
+    return writer
+
+
+def _refuse_unknown_language(pipeline: Pipeline, entry: ModelEntry, preset: CheckPreset) -> None:
+    if pipeline.language not in entry.languages:
+        raise SettingsError(f"pipeline {pipeline.name}: the model {entry.name} does not write {pipeline.language}")
+    silent = [check.id for check in preset.checks if pipeline.language not in check.question]
+    if silent:
+        raise SettingsError(f"pipeline {pipeline.name}: check {silent[0]} has no {pipeline.language} question")
+
+
+def _show(instances: Sequence[Instance], entry: ModelEntry, settings: Settings) -> Shown | Refused:
+    candidates, left_out = _candidates(instances, entry, settings)
+    # What turns out to be unreadable is put aside, and the choice is made again without it.
+    while candidates:
+        choice = choose(candidates, entry.image)
+        if not choice.views:
+            left_out += choice.skipped
+            break
+        refusal = _refuse_without_frontal_view(choice, candidates)
+        if refusal is not None:
+            return refusal
+        images, faults = _rendered(choice.views, settings)
+        if not faults:
+            return Shown(views=choice.views, images=images, skipped=(*left_out, *choice.skipped))
+        left_out += faults
+        faulty = {one.sop_instance_uid for one in faults}
+        candidates = [one for one in candidates if one.sop_instance_uid not in faulty]
+    return _refused(left_out)
+
+
+def _candidates(
+    instances: Sequence[Instance], entry: ModelEntry, settings: Settings
+) -> tuple[list[Candidate], list[Skipped]]:
+    candidates: list[Candidate] = []
+    left_out: list[Skipped] = []
+    for instance in instances:
+        uid = instance.sop_instance_uid
+        what = why_no_picture(instance.sop_class_uid)
+        if what:
+            left_out.append(Skipped(sop_instance_uid=uid, reason=f"{what}, not an image"))
+            continue
+        try:
+            candidate = describe(settings.data_directory / instance.path, sop_instance_uid=uid)
+        except UnreadablePixels as fault:
+            left_out.append(unreadable(uid, fault))
+            continue
+        reason = _not_made_for(candidate, entry)
+        if reason:
+            left_out.append(Skipped(sop_instance_uid=uid, reason=reason, is_foreign=True))
+        else:
+            candidates.append(candidate)
+    return candidates, left_out
+
+
+def _not_made_for(candidate: Candidate, entry: ModelEntry) -> str:
+    if candidate.modality not in entry.modalities:
+        return f"the model was made for {', '.join(entry.modalities)} and not for this Modality"
+    if entry.body_parts and candidate.body_part and candidate.body_part not in entry.body_parts:
+        return f"the model was made for {', '.join(entry.body_parts)} and not for this BodyPartExamined"
+    return ""
+
+
+def _refuse_without_frontal_view(choice: Choice, candidates: Sequence[Candidate]) -> Refused | None:
+    # A model of chest films reads the frontal view; on a lateral one alone it would guess.
+    seen = {view.sop_instance_uid for view in choice.views}
+    if all(one.projection is Projection.LATERAL for one in candidates if one.sop_instance_uid in seen):
+        return Refused(reason="no_frontal_view", detail="The study has no readable frontal view.")
+    return None
+
+
+def _rendered(views: Sequence[View], settings: Settings) -> tuple[tuple[Frame, ...], list[Skipped]]:
+    images: list[Frame] = []
+    faults: dict[str, Skipped] = {}
+    blank: list[View] = []
+    for view in views:
+        try:
+            picture = open_picture(view.path, max_frame_bytes=settings.worker.max_image_bytes)
+            image = next(frames(picture, [view.frame_number - 1], window=NAMED_WINDOWS.get(view.window)))
+        except UnreadablePixels as fault:
+            faults[view.sop_instance_uid] = unreadable(view.sop_instance_uid, fault)
+            continue
+        images.append(image)
+        if float(image.max()) - float(image.min()) < _BLANK:
+            blank.append(view)
+    # A stack may have empty slices; a film may not be empty, and neither may everything.
+    for view in blank:
+        if view.is_film or len(blank) == len(views):
+            faults[view.sop_instance_uid] = unreadable(view.sop_instance_uid, UnreadablePixels("The image is blank."))
+    return tuple(images), list(faults.values())
+
+
+def _refused(left_out: Sequence[Skipped]) -> Refused:
+    broken = [one for one in left_out if one.is_unreadable]
+    if broken:
+        reasons = " ".join(sorted({one.reason for one in broken}))
+        return Refused(reason="unreadable_images", detail=f"No image of the study can be read. {reasons}")
+    foreign = sorted({one.reason for one in left_out if one.is_foreign})
+    if foreign:
+        return Refused(reason="not_made_for_this", detail=f"Not read: {'; '.join(foreign)}.")
+    return Refused(reason="no_images", detail="The study has no image that a model could read.")
+
+
+def _references(views: Sequence[View]) -> tuple[InstanceReference, ...]:
+    # One reference per object, with all of its frames and roles, in the order in which the model saw them.
+    grouped: dict[str, list[View]] = {}
+    for view in views:
+        grouped.setdefault(view.sop_instance_uid, []).append(view)
+    return tuple(
+        InstanceReference(
+            series_instance_uid=group[0].series_instance_uid,
+            sop_instance_uid=uid,
+            sop_class_uid=group[0].sop_class_uid,
+            frame_numbers=tuple(dict.fromkeys(one.frame_number for one in group)) if group[0].is_multi_frame else (),
+            role="; ".join(one.reason for one in group),
+        )
+        for uid, group in grouped.items()
+    )
+
+
+def _known_images(instances: Sequence[Instance], expected_instances: int | None) -> int:
+    pictures = sum(why_no_picture(one.sop_class_uid) is None for one in instances)
+    if expected_instances is None:
+        return pictures
+    # The archive counts reports and other objects too.
+    return max(pictures, expected_instances - (len(instances) - pictures))
+
+
+def _notes(skipped: Sequence[Skipped], language: str) -> tuple[str, ...]:
+    count = sum(one.is_unreadable for one in skipped)
+    if not count:
+        return ()
+    if language == "zh":
+        return (f"{count} 幅图像无法读取。",)
+    return ("1 image could not be read." if count == 1 else f"{count} images could not be read.",)
+
+
+def _set_aside_notes(count: int, language: str) -> tuple[str, ...]:
+    if not count:
+        return ()
+    if language == "zh":
+        return (f"本检查有 {count} 幅图像因人工决定或拒绝通知而未纳入。",)
+    were = "1 image of the study was" if count == 1 else f"{count} images of the study were"
+    return (f"{were} left out: rejected, or by decision of a person.",)
+
+
+def _provenance(writer: Writer, preset: CheckPreset, pipeline: Pipeline) -> Provenance:
+    entry = writer.entry
+    questions = [closed_question(check, pipeline.language) for check in preset.checks]
+    return Provenance(
+        software_version=_software_version(),
+        model_name=entry.name,
+        model_version=entry.version,
+        model_sha256=writer.sha256,
+        prompt_sha256=prompts.prompt_digest(
+            entry.prompts.draft[pipeline.language], [(one.text, one.answers) for one in questions]
+        ),
+        check_preset=preset.name,
+        check_preset_version=preset.version,
+        check_preset_sha256=preset.sha256,
+        pipeline=pipeline.name,
+        content_qualification=entry.content_qualification,
+    )
+
+
+@cache
+def _software_version() -> str:
+    try:
+        return importlib.metadata.version("wetread")
+    except importlib.metadata.PackageNotFoundError:
+        return "unpackaged"

@@ -1,0 +1,133 @@
+"""Every real file gives a picture or one plain sentence; the catalogue beside the files says which."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from casebook.errors import UnreadablePixels
+from casebook.outcomes import Drafted, Refused
+from casebook.settings import Settings
+from worker.read import read_with
+from worker.reader.decode import Fault, open_picture, stored_values
+from worker.reader.pixels import frames
+from worker.tests.fakes import ENTRY, NOW, PRESET, FakeWriter, Hospital
+
+pytestmark = pytest.mark.corpus
+
+#: NEMA WG-04 compression set: the folders of codecs that lose nothing.
+LOSSLESS = ("RLE", "JPLL", "JLSL", "J2KR")
+
+
+@pytest.fixture(scope="module")
+def catalogue(corpus: Path) -> list[dict[str, str]]:
+    with (corpus / "dicom_catalog.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+
+    assert len(rows) == 361
+    return rows
+
+
+def test_every_file_that_decodes_gives_pixels_between_0_and_1(corpus: Path, catalogue: list[dict[str, str]]) -> None:
+    seen = 0
+    for row in catalogue:
+        if row["decode"] != "ok":
+            continue
+        picture = open_picture(corpus / row["file"])
+        frame_axis = (picture.frame_count,) if picture.frame_count > 1 else ()
+        assert "x".join(map(str, (*frame_axis, *picture.shape))) == row["shape"], row["file"]
+        count = 0
+        for frame in frames(picture):
+            assert frame.dtype == np.float32
+            assert frame.shape[:2] == (picture.rows, picture.columns)
+            assert frame.shape[2:] in {(), (3,)}
+            assert np.isfinite(frame).all()
+            assert frame.min() >= 0, row["file"]
+            assert frame.max() <= 1, row["file"]
+            count += 1
+        assert count == picture.frame_count
+        seen += 1
+
+    assert seen == 267
+
+
+def test_every_file_that_does_not_decode_gives_a_reason(corpus: Path, catalogue: list[dict[str, str]]) -> None:
+    reasons: Counter[str] = Counter()
+    for row in catalogue:
+        if row["decode"] == "ok":
+            continue
+        with pytest.raises(UnreadablePixels) as caught:
+            list(frames(corpus / row["file"]))
+        reasons[str(caught.value)] += 1
+
+    assert reasons == {
+        Fault.NO_PIXEL_DATA: 77,
+        Fault.NOT_DICOM: 5,
+        Fault.DAMAGED: 4,
+        Fault.TRUNCATED: 2,
+        Fault.BAD_HEADER: 2,
+        Fault.UNKNOWN_TRANSFER_SYNTAX: 2,
+        Fault.NO_TRANSFER_SYNTAX: 1,
+        Fault.SIZE_CONFLICT: 1,
+    }
+
+
+def test_every_lossless_codec_gives_back_the_reference_pixel_for_pixel(corpus: Path) -> None:
+    root = corpus / "dicom" / "wg04" / "WG04"
+    compared = 0
+    for codec in LOSSLESS:
+        for path in sorted((root / codec).iterdir()):
+            reference = root / "REF" / f"{path.name.split('_')[0]}_UNC"
+            expected = stored_values(open_picture(reference))
+
+            assert np.array_equal(stored_values(open_picture(path)), expected), path.name
+            compared += 1
+
+    assert compared == 12
+
+
+def test_lossy_codecs_differ_from_the_reference_but_not_much(corpus: Path) -> None:
+    root = corpus / "dicom" / "wg04" / "WG04"
+    compared = 0
+    for codec in ("J2KI", "JLSN"):
+        for path in sorted((root / codec).iterdir()):
+            lossy = stored_values(open_picture(path)).astype(float)
+            reference = stored_values(open_picture(root / "REF" / f"{path.name.split('_')[0]}_UNC"))
+            span = float(reference.max()) - float(reference.min())
+
+            assert 0 < np.abs(lossy - reference).mean() < 0.02 * span, path.name
+            compared += 1
+
+    assert compared == 5
+
+
+def test_every_file_ends_its_own_study_with_a_draft_or_a_reason(corpus: Path, catalogue: list[dict[str, str]]) -> None:
+    settings = Settings(data_directory=corpus)
+    outcomes: Counter[str] = Counter()
+    for row in catalogue:
+        modality = row["Modality"] or "none"
+        entry = ENTRY.model_copy(update={"modalities": (modality, ""), "body_parts": ()})
+        hospital = Hospital(corpus)
+        hospital.add(row["file"], sop_class_uid=row["SOPClassUID"], modality=modality, transfer_syntax_uid=row["ts"])
+
+        outcome = read_with(FakeWriter(entry=entry), hospital.case(), PRESET, settings, now=NOW)
+
+        assert isinstance(outcome, Drafted | Refused), row["file"]
+        if isinstance(outcome, Refused):
+            assert outcome.reason
+            assert outcome.detail.endswith(".")
+            assert not row["PatientName"] or row["PatientName"] not in outcome.detail
+        outcomes["drafted" if isinstance(outcome, Drafted) else outcome.reason] += 1
+        if row["decode"] != "ok":
+            assert isinstance(outcome, Refused), row["file"]
+
+    assert outcomes == {
+        "drafted": 223,
+        "no_frontal_view": 1,
+        "no_images": 51,
+        "not_made_for_this": 1,
+        "unreadable_images": 85,
+    }
+    assert outcomes.total() == 361

@@ -1,0 +1,165 @@
+"""Which images the model sees, in which order, and why."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from casebook.errors import UnreadablePixels
+from worker.reader.registry import ImageEntry
+from worker.reader.views import Candidate, Choice, Projection, choose, describe, evenly_spaced
+from worker.tests.pictures import BASIC_TEXT_SR_STORAGE, CT_IMAGE_STORAGE, picture, ramp, write
+
+CR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.1"
+DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
+
+
+def takes(max_images: int, **windows: tuple[str, ...]) -> ImageEntry:
+    return ImageEntry(size=112, mean=(0.5, 0.5, 0.5), std=(0.3, 0.3, 0.3), max_images=max_images, windows=windows)
+
+
+def film(number: int, projection: Projection, **changes: Any) -> Candidate:
+    content: dict[str, Any] = {
+        "path": Path("film"),
+        "sop_class_uid": CR_IMAGE_STORAGE,
+        "sop_instance_uid": f"2.25.{number}",
+        "series_instance_uid": "2.25.900",
+        "modality": "CR",
+        "projection": projection,
+        "instance_number": number,
+    }
+    return Candidate(**(content | changes))
+
+
+def axial(number: int, **changes: Any) -> Candidate:
+    content = {"modality": "CT", "sop_class_uid": CT_IMAGE_STORAGE, "position_mm": number * 5.0}
+    return film(number, Projection.UNKNOWN, **(content | changes))
+
+
+def seen(choice: Choice) -> list[str]:
+    return [view.sop_instance_uid for view in choice.views]
+
+
+def test_the_frontal_view_comes_before_the_lateral_one() -> None:
+    films = [film(1, Projection.LATERAL), film(2, Projection.ANTERO_POSTERIOR), film(3, Projection.POSTERO_ANTERIOR)]
+
+    assert seen(choose(films, takes(1))) == ["2.25.3"]
+    assert seen(choose(films, takes(2))) == ["2.25.3", "2.25.1"]
+    assert seen(choose(films, takes(9))) == ["2.25.3", "2.25.1", "2.25.2"]
+
+
+def test_a_film_without_a_view_position_is_taken_as_frontal_and_says_so() -> None:
+    choice = choose([film(1, Projection.UNKNOWN), film(2, Projection.LATERAL)], takes(1))
+
+    assert seen(choice) == ["2.25.1"]
+    assert choice.views[0].reason == "no view position, taken as frontal"
+
+
+def test_every_object_is_either_seen_or_skipped_with_a_reason() -> None:
+    films = [
+        film(1, Projection.POSTERO_ANTERIOR),
+        film(2, Projection.POSTERO_ANTERIOR),
+        film(3, Projection.UNKNOWN, sop_class_uid=BASIC_TEXT_SR_STORAGE, modality="SR"),
+    ]
+
+    choice = choose(films, takes(1))
+
+    assert {one.sop_instance_uid: one.reason for one in choice.skipped} == {
+        "2.25.2": "the model takes no more images",
+        "2.25.3": "a structured report, not an image",
+    }
+
+
+def test_raw_detector_data_is_left_out_only_beside_its_picture() -> None:
+    raw = film(1, Projection.POSTERO_ANTERIOR, sop_class_uid=DX_FOR_PROCESSING)
+
+    assert seen(choose([raw, film(2, Projection.UNKNOWN)], takes(1))) == ["2.25.2"]
+    assert seen(choose([raw], takes(1))) == ["2.25.1"]
+
+
+def test_slices_are_evenly_spaced_along_the_body_whatever_their_order() -> None:
+    slices = [axial(number) for number in (7, 3, 9, 1, 5, 0, 8, 2, 4, 6)]
+
+    assert seen(choose(slices, takes(5))) == ["2.25.1", "2.25.3", "2.25.5", "2.25.7", "2.25.9"]
+
+
+def test_each_slice_is_shown_in_each_named_window() -> None:
+    slices = [axial(number) for number in range(4)]
+
+    choice = choose(slices, takes(4, CT=("lung", "soft_tissue")))
+
+    assert [(view.sop_instance_uid, view.window) for view in choice.views] == [
+        ("2.25.1", "lung"),
+        ("2.25.1", "soft_tissue"),
+        ("2.25.3", "lung"),
+        ("2.25.3", "soft_tissue"),
+    ]
+    assert choice.views[0].reason == "slice 2 of 4, window lung"
+
+
+def test_the_longest_series_is_shown_and_localizers_never() -> None:
+    slices = [
+        *(axial(number, is_localizer=True, series_instance_uid="2.25.800") for number in range(20, 30)),
+        *(axial(number, series_instance_uid="2.25.801") for number in range(3)),
+        *(axial(number, series_instance_uid="2.25.802") for number in range(10, 14)),
+    ]
+
+    assert {view.series_instance_uid for view in choose(slices, takes(8)).views} == {"2.25.802"}
+
+
+def test_frames_of_one_object_are_slices_too() -> None:
+    choice = choose([axial(1, frame_count=100)], takes(4))
+
+    assert [view.frame_number for view in choice.views] == [13, 38, 63, 88]
+
+
+def test_the_order_of_arrival_changes_nothing() -> None:
+    slices = [axial(number) for number in range(9)]
+
+    assert choose(slices, takes(3)).views == choose(slices[::-1], takes(3)).views
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(1, 1), (1, 8), (5, 5), (300, 8), (7, 3), (0, 4)])
+def test_evenly_spaced_places_are_different_and_inside(count: int, wanted: int) -> None:
+    places = evenly_spaced(count, wanted)
+
+    assert len(places) == min(count, wanted) == len(set(places))
+    assert all(0 <= place < count for place in places)
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "projection"),
+    [
+        ({"ViewPosition": "PA"}, Projection.POSTERO_ANTERIOR),
+        ({"ViewPosition": "AP"}, Projection.ANTERO_POSTERIOR),
+        ({"ViewPosition": "LL"}, Projection.LATERAL),
+        ({"ViewPosition": "LATERAL"}, Projection.LATERAL),
+        ({"SeriesDescription": "Chest LAT"}, Projection.LATERAL),
+        ({"SeriesDescription": "胸部侧位", "SpecificCharacterSet": "ISO_IR 192"}, Projection.LATERAL),
+        ({"SeriesDescription": "Bilateral hands"}, Projection.UNKNOWN),
+        ({"ViewPosition": "PA", "SeriesDescription": "PA and LAT"}, Projection.POSTERO_ANTERIOR),
+        ({}, Projection.UNKNOWN),
+    ],
+)
+def test_the_projection_is_read_from_the_header(
+    attributes: dict[str, Any], projection: Projection, tmp_path: Path
+) -> None:
+    path = write(picture(ramp(), **attributes), tmp_path / "film.dcm")
+
+    assert describe(path).projection is projection
+
+
+def test_the_place_of_a_slice_is_measured_along_its_normal(tmp_path: Path) -> None:
+    # A sagittal slice: rows run along y, columns along -z, so the normal is -x.
+    dataset = picture(ramp(), ImagePositionPatient=[12.5, 3, 4], ImageOrientationPatient=[0, 1, 0, 0, 0, -1])
+
+    assert describe(write(dataset, tmp_path / "slice.dcm")).position_mm == -12.5
+
+
+def test_a_header_that_cannot_be_read_is_an_error_with_a_reason(tmp_path: Path) -> None:
+    path = tmp_path / "noise.dcm"
+    path.write_bytes(b"no such thing")
+
+    with pytest.raises(UnreadablePixels, match="not a DICOM file"):
+        describe(path)
