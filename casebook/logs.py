@@ -167,7 +167,8 @@ def configure_logs(role: str, stream: TextIO | None = None, *, level: int = logg
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sink),
+        # A line and its end in one write: the handler of the foreign loggers shares the stream, not the lock.
+        logger_factory=structlog.WriteLoggerFactory(sink),
         cache_logger_on_first_use=False,
     )
     structlog.contextvars.clear_contextvars()

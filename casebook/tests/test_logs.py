@@ -203,3 +203,26 @@ def test_a_very_long_value_is_cut(sink: io.StringIO) -> None:
     get_logger().info("job_begun", reason="x" * 10_000)
 
     assert len(_lines(sink)[0]["reason"]) == 300
+
+
+@pytest.mark.usefixtures("sink")
+def test_a_line_and_its_end_are_one_write_so_that_two_threads_never_share_a_line() -> None:
+    stream = _Writes()
+    configure_logs("test", stream)
+
+    get_logger().info("job_begun")
+    logging.getLogger("x").error("anything")
+
+    assert [text.endswith("}\n") for text in stream.writes] == [True, True]
+
+
+class _Writes(io.StringIO):
+    """A stream that remembers its writes one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[str] = []
+
+    def write(self, text: str, /) -> int:
+        self.writes.append(text)
+        return super().write(text)
