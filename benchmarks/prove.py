@@ -75,6 +75,15 @@ PROOFS = {
         tests=["integration_tests", "-m", "peers and not prove"],
         required_n=155,
     ),
+    "senders": Proof(
+        shows="Every real file, by every sender that can send it, in every syntax proposed, is stored as it was sent.",
+        # pynetdicom, dcmsend, Orthanc, dcmjs-dimse; storescu in 13 syntaxes; two senders of one object.
+        tests=[
+            "integration_tests/test_receive_wire.py",
+            *("-k", "(sends and byte_for_byte) or agree_to_the_byte", "-m", "slow or peers or prove"),
+        ],
+        required_n=4 + 13 + 1,
+    ),
     "phi": Proof(
         shows="Patient data planted in every attribute is in no log, output, error, metric, `status` or `why`.",
         tests=["integration_tests/test_planted_phi.py"],
