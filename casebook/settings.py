@@ -137,6 +137,9 @@ class ListenerSettings(_Frozen):
     """Seconds of silence after which an association is aborted."""
     min_free_bytes: int = Field(default=2_000_000_000, ge=0)
     """Free space under which nothing more is accepted."""
+    row_before_ack: bool = False
+    """Answer a sender only when the database knows the object too. Nothing is safer by it: a start finds every
+    acknowledged object on disk. It is slower, and an object is refused while the database does not answer."""
 
     def quiet_period_of(self, calling_ae_title: str, modality: str) -> float:
         """Return the quiet period of a sender and modality, in seconds."""

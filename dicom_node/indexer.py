@@ -1,6 +1,7 @@
 """The thread that makes rows of durable objects: in batches, at most 100 ms after their acknowledgement.
 
-Hashing and header reading happen here, off the acknowledgement path. Nothing depends on this thread having run:
+Hashing and header reading happen here, off the acknowledgement path; only where a site wants each row before its
+acknowledgement does a sender wait for them. Nothing depends on this thread having run:
 at start it takes up every file without a row. A file it cannot read is moved aside with its reason.
 """
 
@@ -8,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -31,6 +32,21 @@ _RETRY_INTERVAL_S = 0.5
 _log = get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """A durable object in line for its row."""
+
+    landed: Landed
+    #: On the monotonic clock.
+    since: float
+    #: Set once it has its row, or was set aside; None where nobody waits for that.
+    is_done: threading.Event | None = None
+
+    def leave(self) -> None:
+        if self.is_done is not None:
+            self.is_done.set()
+
+
 class Indexer:
     """Turns landed objects into rows; one thread."""
 
@@ -41,8 +57,9 @@ class Indexer:
         self._engine = engine
         self._settings = settings
         self._clock = clock
-        self._waiting: deque[tuple[float, Landed]] = deque()
-        self._batch: list[tuple[float, Landed]] = []
+        self._waiting: deque[_Entry] = deque()
+        self._batch: list[_Entry] = []
+        self._row_before_ack = settings.listener.row_before_ack
         self._touching = threading.Lock()
         #: Study Instance UID to the earliest end of its quiet period, not yet written down.
         self._touched: dict[str, float] = {}
@@ -56,7 +73,7 @@ class Indexer:
         """Seconds for which the oldest durable object has been without its row; 0 when none is."""
         for queue in (self._batch, self._waiting):
             try:
-                return max(0.0, time.monotonic() - queue[0][0])
+                return max(0.0, time.monotonic() - queue[0].since)
             except IndexError:
                 continue
         return 0.0
@@ -72,9 +89,17 @@ class Indexer:
         return not self._database_refuses and self.lag_s <= MAX_LAG_S
 
     def submit(self, landed: Landed) -> None:
-        """Take over a durable object; called by every association's thread."""
-        self._waiting.append((time.monotonic(), landed))
-        self._something_waits.set()
+        """Take over a durable object; called by every association's thread.
+
+        Raises
+        ------
+        StoreUnavailable
+            With `row_before_ack`, when the row does not come in time; the object stays in line for it.
+        """
+        is_done = threading.Event() if self._row_before_ack else None
+        self._take(landed, is_done)
+        if is_done is not None and not is_done.wait(MAX_LAG_S):
+            raise StoreUnavailable
 
     def touch(self, study_instance_uid: str, calling_ae_title: str) -> None:
         """Keep a received study from completing for another quiet period; called by every association's thread."""
@@ -94,7 +119,7 @@ class Indexer:
             known = store.known_paths(connection)
         count = 0
         for landed in self._inbox.scan(known):
-            self.submit(landed)
+            self._take(landed)
             count += 1
         if count:
             _log.info("inbox_scanned", count=count)
@@ -129,11 +154,18 @@ class Indexer:
         except _Poisoned:
             for one in described:
                 self._record_alone(one)
-                self._batch.pop(0)
+                self._batch.pop(0).leave()
+        else:
+            for entry in self._batch[: len(described)]:
+                entry.leave()
         self._batch = unread
         if unread:
             raise StoreUnavailable
         return count
+
+    def _take(self, landed: Landed, is_done: threading.Event | None = None) -> None:
+        self._waiting.append(_Entry(landed=landed, since=time.monotonic(), is_done=is_done))
+        self._something_waits.set()
 
     def _run(self) -> None:
         while True:
@@ -143,8 +175,9 @@ class Indexer:
             if self._stopping.is_set():
                 self._drain()
                 return
-            # Objects come in bursts: one transaction for what arrives in this interval.
-            self._stopping.wait(BATCH_INTERVAL_S)
+            if not self._row_before_ack:
+                # Objects come in bursts: one transaction for what arrives in this interval.
+                self._stopping.wait(BATCH_INTERVAL_S)
             try:
                 while self.index_waiting():
                     pass
@@ -193,11 +226,13 @@ class Indexer:
         readable, unread = [], []
         for entry in self._batch:
             try:
-                one = self._describe(entry[1])
+                one = self._describe(entry.landed)
             except StoreUnavailable:
                 unread.append(entry)
                 continue
-            if one is not None:
+            if one is None:
+                entry.leave()
+            else:
                 described.append(one)
                 readable.append(entry)
         self._batch = readable + unread

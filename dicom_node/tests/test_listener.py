@@ -21,8 +21,11 @@ from pydicom.uid import (
     RLELossless,
 )
 from pynetdicom import AE
+from sqlalchemy.exc import OperationalError
 
-from casebook.errors import WetreadError
+from casebook import store, tables
+from casebook.database import write
+from casebook.errors import InvalidObject, WetreadError
 from dicom_node import associations, indexer, listener
 from dicom_node.listener import serve
 from dicom_node.tests.receiving import Receiving, a_database, a_settings, data_set_bytes, receiving, until
@@ -444,3 +447,55 @@ def test_a_listener_that_lost_a_thread_ends_instead_of_looking_alive(
     with pytest.raises(WetreadError, match="thread"):
         serve(settings, engine, threading.Event())
     engine.dispose()
+
+
+def test_a_site_may_have_each_row_before_its_acknowledgement(tmp_path: Path) -> None:
+    with receiving(tmp_path, row_before_ack=True) as running, Wire(running.port, associate_rq()) as wire:
+        for number in range(1, 6):
+            assert wire.store(data_set(f"1.2.3.{number}"), f"1.2.3.{number}") == 0
+            assert [row.sop_instance_uid for row in running.rows()][-1] == f"1.2.3.{number}"
+        # An equal repetition gets no row of its own, and its answer all the same.
+        assert wire.store(data_set("1.2.3.5"), "1.2.3.5") == 0
+        wire.release()
+        assert len(running.rows()) == 5
+
+
+def test_an_object_without_its_row_in_time_is_refused_for_now_and_gets_it_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise OperationalError("insert", {}, Exception("locked"))
+
+    monkeypatch.setattr(indexer, "MAX_LAG_S", 0.2)
+    with receiving(tmp_path, row_before_ack=True) as running, Wire(running.port, associate_rq()) as wire:
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "record_instances", refuse)
+            assert wire.store(data_set("1.2.3.1"), "1.2.3.1") == 0xA700
+        running.settle(1)
+        assert wire.store(data_set("1.2.3.1"), "1.2.3.1") == 0
+        wire.release()
+        assert [row.sop_instance_uid for row in running.rows()] == ["1.2.3.1"]
+        assert len(running.files()) == 1
+
+
+def test_a_start_does_not_wait_for_the_rows_of_what_it_finds(tmp_path: Path) -> None:
+    with receiving(tmp_path) as running, Wire(running.port, associate_rq()) as wire:
+        assert wire.store(data_set("1.2.3.1"), "1.2.3.1") == 0
+        wire.release()
+    with write(running.engine) as connection:
+        connection.execute(tables.instance.delete())
+
+    with receiving(tmp_path, row_before_ack=True) as again:
+        assert [row.sop_instance_uid for row in again.settle(1)] == ["1.2.3.1"]
+
+
+def test_an_object_that_never_gets_a_row_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise InvalidObject("unreadable")
+
+    monkeypatch.setattr(indexer, "describe", refuse)
+    with receiving(tmp_path, row_before_ack=True) as running, Wire(running.port, associate_rq()) as wire:
+        # It is kept beside the inbox, with its reason.
+        assert wire.store(data_set(), "1.2.3.4") == 0
+        wire.release()
+        assert [path.suffix for path in sorted(running.inbox.refused_directory.iterdir())] == [".dcm", ".reason"]
