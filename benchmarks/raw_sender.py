@@ -461,8 +461,9 @@ def _streams(port: int, kind: Kind, count: int, first_number: int, called: str) 
 
 def _plain_streams(kind: Kind, count: int, first_number: int) -> list[bytes]:
     pixels = noise(kind.pixel_bytes)
-    size_bytes = struct.pack(">Q", len(header(kind, first_number)) + len(pixels))
-    return [size_bytes + header(kind, first_number + number) + pixels for number in range(count)]
+    # Each its own length: numbers with more digits make longer headers.
+    objects = [header(kind, first_number + number) + pixels for number in range(count)]
+    return [struct.pack(">Q", len(one)) + one for one in objects]
 
 
 def _send_share(

@@ -13,6 +13,7 @@ from benchmarks.raw_sender import (
     P_DATA,
     SOP_CLASSES,
     Refused,
+    _plain_streams,
     associate_request,
     command_set,
     context_of,
@@ -106,3 +107,9 @@ def test_noise_repeats_and_has_its_length() -> None:
     assert noise(3 * 2**20 + 5) == noise(3 * 2**20 + 5)
     assert len(noise(3 * 2**20 + 5)) == 3 * 2**20 + 5
     assert noise(0) == b""
+
+
+def test_a_plain_stream_begins_with_the_length_of_its_own_object() -> None:
+    # The hundredth instance number has a digit more than the first.
+    for stream in _plain_streams(KINDS["small"], count=101, first_number=0):
+        assert int.from_bytes(stream[:8], "big") == len(stream) - 8
