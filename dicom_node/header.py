@@ -57,6 +57,9 @@ _UID_KEYWORDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _CODE_KEYWORDS = ("CodeValue", "LongCodeValue", "URNCodeValue", "CodingSchemeDesignator", "CodeMeaning")
 _LONGEST_TEXT = 1024
 _LONGEST_HEADER_BYTES = 64 * 1024 * 1024
+#: What is looked at first; longer headers are read again in longer pieces.
+_USUAL_HEADER_BYTES = 64 * 1024
+_BLOCK_BYTES = 1024 * 1024
 
 
 def _tags(keywords: Sequence[str]) -> dict[int, str]:
@@ -301,14 +304,14 @@ def describe(data_directory: Path, landed: Landed, quiet_period_of: Callable[[st
         When it cannot be read as a data set with its UIDs.
     """
     path = data_directory / landed.path
-    with path.open("rb") as file:
-        start = file.read(1 << 20)
+    # Unbuffered, and no more than there is: for a small object the buffers would cost more than the reading.
+    with path.open("rb", buffering=0) as file:
+        start = file.read(min(landed.size_bytes, _BLOCK_BYTES))
         envelope, offset = read_file_meta(start)
         envelope = landed.envelope or envelope
         digest = hashlib.sha256(memoryview(start)[offset:])
-        block = bytearray(1 << 20)
-        while count := file.readinto(block):
-            digest.update(memoryview(block)[:count])
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
         values = _header_values(file, start, offset, landed.size_bytes, envelope.transfer_syntax_uid)
     sop, study, series = (require_uid(str(values.get(keyword, ""))) for keyword in _UID_KEYWORDS)
     if sop != envelope.sop_instance_uid:
@@ -388,10 +391,10 @@ _META_TAGS = {
 
 
 def _header_values(
-    file: io.BufferedReader, start: bytes, offset: int, size_bytes: int, transfer_syntax_uid: str
+    file: io.FileIO, start: bytes, offset: int, size_bytes: int, transfer_syntax_uid: str
 ) -> dict[str, Any]:
     """Return the wanted values, decoded, by keyword; the procedure codes as a tuple."""
-    data = start[offset:]
+    data = start[offset : offset + _USUAL_HEADER_BYTES]
     encoding = _encoding_of(transfer_syntax_uid)
     deflated = transfer_syntax_uid == DeflatedExplicitVRLittleEndian
     while True:

@@ -31,8 +31,6 @@ _TEMPORARY = ".tmp"
 #: PS3.5 9.1 allows digits and dots, 64 at most. Leading zeros and empty components occur and harm nobody.
 _UID = re.compile(r"[0-9.]{1,64}")
 _NAME = re.compile(r"(?P<uid>[0-9.]{1,64})_(?P<unique>[0-9a-f]+)_(?P<size>[0-9a-f]+)\.dcm")
-#: The start of the data set is kept in memory, to look at its UIDs without reading back.
-HEAD_BYTES = 16384
 _log = get_logger(__name__)
 
 
@@ -187,23 +185,27 @@ class Inbox:
 class Arrival:
     """One object on its way to disk: write, then commit or discard."""
 
-    __slots__ = ("_descriptor", "_folder", "_inbox", "_unique", "data_set_offset", "envelope", "head", "size_bytes")
+    __slots__ = (
+        "_descriptor",
+        "_folder",
+        "_inbox",
+        "_temporary",
+        "_unique",
+        "data_set_offset",
+        "envelope",
+        "size_bytes",
+    )
 
     def __init__(self, inbox: Inbox, envelope: Envelope, folder: Path, unique: str) -> None:
         self._inbox = inbox
         self._folder = folder
         self._unique = unique
+        self._temporary = f"{folder}/.{unique}{_TEMPORARY}"
         self._descriptor = -1
         self.envelope = envelope
         #: Of the file so far.
         self.size_bytes = 0
         self.data_set_offset = 0
-        #: The first bytes of the data set.
-        self.head = b""
-
-    @property
-    def _temporary(self) -> Path:
-        return self._folder / f".{self._unique}{_TEMPORARY}"
 
     def write(self, buffers: Sequence[bytes | memoryview]) -> None:
         """Append the next bytes of the data set.
@@ -221,7 +223,6 @@ class Arrival:
                 meta = build_file_meta(self.envelope)
                 self.data_set_offset = len(meta)
                 buffers = [meta, *buffers]
-                self.head = start_of(buffers[1:])
             self.size_bytes += write_all(self._inbox.files, self._descriptor, buffers)
         except OSError as error:
             raise of_os_error(error) from None
@@ -243,8 +244,9 @@ class Arrival:
         """
         if self._descriptor < 0:
             raise InvalidObject("the object has no data set")
-        files, uid = self._inbox.files, self.envelope.sop_instance_uid
-        target = self._folder / f"{uid}_{self._unique}_{self.size_bytes:x}.dcm"
+        files = self._inbox.files
+        name = f"{self.envelope.sop_instance_uid}_{self._unique}_{self.size_bytes:x}.dcm"
+        target = f"{self._folder}/{name}"
         try:
             # The rename goes first: one flush then makes data and name durable (see ONE_FLUSH_IS_ENOUGH).
             files.rename(self._temporary, target)
@@ -260,7 +262,7 @@ class Arrival:
             raise of_os_error(error) from None
         self._close()
         return Landed(
-            path=f"inbox/{self._folder.name}/{target.name}",
+            path=f"inbox/{self._folder.name}/{name}",
             size_bytes=self.size_bytes,
             received_at=time.time(),
             envelope=self.envelope,
@@ -280,16 +282,6 @@ class Arrival:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             self._inbox.files.close(descriptor)
-
-
-def start_of(buffers: Sequence[bytes | memoryview]) -> bytes:
-    """Return the first bytes of what a sequence of buffers holds, `HEAD_BYTES` at most."""
-    head = b""
-    for buffer in buffers:
-        head += bytes(buffer[: HEAD_BYTES - len(head)])
-        if len(head) == HEAD_BYTES:
-            break
-    return head
 
 
 def build_file_meta(envelope: Envelope) -> bytes:

@@ -179,7 +179,9 @@ class Indexer:
                 # Objects come in bursts: one transaction for what arrives in this interval.
                 self._stopping.wait(BATCH_INTERVAL_S)
             try:
-                while self.index_waiting():
+                # One more only for a full batch: a transaction for each of the few that came meanwhile would take
+                # the interpreter away from those who receive, without end.
+                while self.index_waiting() == _MAX_BATCH:
                     pass
                 self._tell_refusal(refuses=False)
             except StoreUnavailable:

@@ -8,11 +8,13 @@ from casebook.errors import InvalidObject, StoreUnavailable
 from casebook.logs import get_logger
 from dicom_node.disk_gate import DiskGate, Reservation
 from dicom_node.header import identify
-from dicom_node.inbox import HEAD_BYTES, Arrival, Envelope, Inbox, Landed, start_of
+from dicom_node.inbox import Arrival, Envelope, Inbox, Landed
 from dicom_node.statuses import SUCCESS, status_of
 
 #: How often an object that takes long tells so; a fast one is there before it has to.
 _TOUCH_INTERVAL_S = 1.0
+#: The start of the data set is kept in memory, to look at its UIDs without reading back.
+_HEAD_BYTES = 16384
 _log = get_logger(__name__)
 
 
@@ -96,8 +98,8 @@ class Reception:
     def write(self, buffers: Sequence[bytes | memoryview]) -> None:
         """Take the next bytes of the data set; never raises."""
         self.received_bytes += sum(map(len, buffers))
-        if len(self._head) < HEAD_BYTES:
-            self._head += start_of(buffers)[: HEAD_BYTES - len(self._head)]
+        if len(self._head) < _HEAD_BYTES:
+            self._keep_head(buffers)
         self.still_arrives()
         if self._failure is not None or self._arrival is None:
             return
@@ -156,11 +158,17 @@ class Reception:
         if found.sop_instance_uid == self._envelope.sop_instance_uid:
             self._index.touch(found.study_instance_uid, self._envelope.calling_ae_title)
 
+    def _keep_head(self, buffers: Sequence[bytes | memoryview]) -> None:
+        for buffer in buffers:
+            self._head += bytes(buffer[: _HEAD_BYTES - len(self._head)])
+            if len(self._head) == _HEAD_BYTES:
+                return
+
     def _require_identity(self, arrival: Arrival) -> None:
         if not arrival.size_bytes:
             raise InvalidObject("the object has no data set")
         found = identify(
-            arrival.head,
+            self._head,
             self._envelope.transfer_syntax_uid,
             arrival.read_back,
             arrival.size_bytes - arrival.data_set_offset,

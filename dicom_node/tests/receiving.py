@@ -18,7 +18,7 @@ from casebook import tables
 from casebook.database import migrate, open_database, read
 from casebook.settings import ListenerSettings, Settings
 from dicom_node.disk_gate import DiskGate
-from dicom_node.file_system import FileSystem
+from dicom_node.file_system import FileSystem, StrPath
 from dicom_node.inbox import Inbox
 from dicom_node.indexer import Indexer
 from dicom_node.listener import Listener
@@ -39,7 +39,7 @@ class FailingDisk(FileSystem):
         if self.fails_at == name:
             raise OSError(self.error, "told to fail")
 
-    def create(self, path: Path) -> int:
+    def create(self, path: StrPath) -> int:
         self._step("create")
         return super().create(path)
 
@@ -55,7 +55,7 @@ class FailingDisk(FileSystem):
             return super().write(descriptor, [b"".join(buffers)[: self.longest_write_bytes]])
         return super().write(descriptor, buffers)
 
-    def rename(self, source: Path, target: Path) -> None:
+    def rename(self, source: StrPath, target: StrPath) -> None:
         self._step("rename")
         super().rename(source, target)
 
