@@ -2,10 +2,10 @@
 
 import ipaddress
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from pydicom.uid import (
@@ -117,16 +117,21 @@ def contexts_for(proposed: Iterable[PresentationContext]) -> list[PresentationCo
     Verification, and every storage SOP class: the standard's, retired ones, and private ones. Building only what
     was asked for costs microseconds, where a list of all classes in all transfer syntaxes costs 25 ms an association.
     """
+    offered: dict[str, set[UID]] = defaultdict(set)
+    for context in proposed:
+        offered[str(context.abstract_syntax)].update(context.transfer_syntax)
     supported = []
-    for abstract_syntax in {str(context.abstract_syntax) for context in proposed}:
-        context = PresentationContext()
-        context.abstract_syntax = UID(abstract_syntax)
+    for abstract_syntax, syntaxes in offered.items():
         if abstract_syntax == VERIFICATION:
-            context.transfer_syntax = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+            accepted: list[str | bytes | UID] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
         elif _is_storage(abstract_syntax):
-            context.transfer_syntax = list(_transfer_syntaxes())
+            # pynetdicom validates each anew. Where none of ours is offered, one that is not makes it say so.
+            accepted = [one for one in _transfer_syntaxes() if one in syntaxes] or [ExplicitVRLittleEndian]
         else:
             continue
+        context = PresentationContext()
+        context.abstract_syntax = UID(abstract_syntax)
+        context.transfer_syntax = accepted
         supported.append(context)
     return supported
 
@@ -136,6 +141,7 @@ def _transfer_syntaxes() -> tuple[UID, ...]:
     return tuple(UID(uid) for uid in _ACCEPTED_TRANSFER_SYNTAXES)
 
 
+@lru_cache(maxsize=1024)
 def _is_storage(abstract_syntax: str) -> bool:
     uid = UID(abstract_syntax)
     if not uid.is_valid:

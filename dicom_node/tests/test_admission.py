@@ -11,7 +11,7 @@ ALL_STORAGE = [str(context.abstract_syntax) for context in AllStoragePresentatio
 
 
 def test_every_storage_class_is_supported_in_every_known_transfer_syntax() -> None:
-    supported = contexts_for([build_context(uid) for uid in ALL_STORAGE])
+    supported = contexts_for([build_context(uid, ALL_TRANSFER_SYNTAXES) for uid in ALL_STORAGE])
 
     assert {str(context.abstract_syntax) for context in supported} == set(ALL_STORAGE)
     assert len(ALL_STORAGE) > 150
@@ -21,6 +21,14 @@ def test_every_storage_class_is_supported_in_every_known_transfer_syntax() -> No
         # Implicit VR last: it loses the VRs of private elements.
         assert syntaxes.index("1.2.840.10008.1.2.4.90") < syntaxes.index("1.2.840.10008.1.2.1")
         assert syntaxes[-1] == "1.2.840.10008.1.2"
+
+
+def test_of_what_two_contexts_of_one_class_offer_all_is_supported_and_nothing_else() -> None:
+    offered = [["1.2.840.10008.1.2", "1.2.840.10008.1.2.4.90"], ["1.2.840.10008.1.2.1", "1.2.3.4"]]
+
+    [supported] = contexts_for([build_context(ALL_STORAGE[0], syntaxes) for syntaxes in offered])
+
+    assert supported.transfer_syntax == ["1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
 
 
 @pytest.mark.parametrize(
