@@ -714,6 +714,8 @@ class FastAssociation(Association):
             while self._serve_one():
                 pass
             if self.is_established and self.acse.is_release_requested():
+                # Before the answer: a peer may ask for its next association as soon as it has it.
+                self._leave_register()
                 self.acse.send_release(is_response=True)
                 self.is_released = True
                 self.is_established = False
@@ -722,6 +724,10 @@ class FastAssociation(Association):
                 self.is_aborted = True
                 self.is_established = False
                 self.kill()
+
+    def _leave_register(self) -> None:
+        server: Any = self._server
+        server.register.leave(self)
 
     def _serve_one(self) -> bool:
         context_id, message = self.dimse.get_msg(block=False)

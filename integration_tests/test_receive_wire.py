@@ -94,8 +94,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ListenerProces
 @pytest.fixture
 def base(running: ListenerProcess) -> Iterator[Resources]:
     """What the listener holds at rest; afterwards it must hold no more, and still receive."""
-    # An association of the test before may still be ending.
-    before = running.wait_until_idle(Resources(threads=8, descriptors=24, rss_bytes=0))
+    # An association of the test before may still be ending: acceptor, indexer and main thread are what is left.
+    before = running.wait_until_idle(Resources(threads=3, descriptors=24, rss_bytes=0))
     yield before
     running.wait_until_idle(before)
     assert running.temporaries() == []
@@ -144,6 +144,15 @@ def test_one_sender_cannot_take_all_associations(running: ListenerProcess, base:
     assert other.store(SMALL, 10) == 0
     for association in (*held, other):
         association.release()
+
+
+def test_a_released_association_leaves_its_place_at_once(tmp_path: Path) -> None:
+    # A modality that opens one association for each image, at a site that allows it one.
+    with listener(tmp_path / "data", options={"max_associations_per_ae": 1}) as process:
+        for number in range(50):
+            association = process.associate()
+            assert association.store(SMALL, number) == 0
+            association.release()
 
 
 def test_more_associations_than_allowed_are_rejected_for_now(running: ListenerProcess, base: Resources) -> None:
