@@ -1,6 +1,7 @@
 """The physical limit of durable receiving: socket, file, fsync of file and directory, one byte of answer; no DICOM.
 
 What a receiver is measured against: the same bytes over the same loopback to the same disk, with nothing else done.
+Each connection has a process of its own.
 """
 
 import os
@@ -14,21 +15,14 @@ from pathlib import Path
 _BUFFER_BYTES = 1 << 20
 
 
-def receive(connection: socket.socket, folder: Path, first_name: int) -> int:
-    """Receive until the sender closes, and return how many objects are durable.
-
-    Parameters
-    ----------
-    folder
-        Where the files go.
-    first_name
-        Number of the first file.
-    """
+def receive(connection: socket.socket, folder: Path) -> None:
+    """Receive until the sender closes; the files go into a folder, under names that no other process takes."""
     buffer = memoryview(bytearray(_BUFFER_BYTES))
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    name = first_name
+    number = 0
     while length := connection.recv(8, socket.MSG_WAITALL):
         left = struct.unpack(">Q", length)[0]
+        name = f"{os.getpid()}-{number}"
         temporary, final = folder / f".{name}.tmp", folder / f"{name}.dcm"
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
         while left:
@@ -44,23 +38,28 @@ def receive(connection: socket.socket, folder: Path, first_name: int) -> int:
         os.fsync(directory)
         os.close(file)
         connection.sendall(b"\x00")
-        name += 1
+        number += 1
     os.close(directory)
-    return name - first_name
 
 
 def main(arguments: list[str]) -> int:
-    """Serve one connection after the other: arguments are PORT and FOLDER."""
+    """Serve connections until told to stop: arguments are PORT and FOLDER."""
     port, folder = int(arguments[0]), Path(arguments[1])
     folder.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    name = 0
+    children: set[int] = set()
     with socket.create_server(("127.0.0.1", port)) as listening:
         while True:
             connection, _ = listening.accept()
-            with connection:
+            # Those that ended since are counted in, and freed.
+            children = {child for child in children if os.waitpid(child, os.WNOHANG) == (0, 0)}
+            child = os.fork()
+            if not child:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                name += receive(connection, folder, name)
+                receive(connection, folder)
+                os._exit(0)
+            children.add(child)
+            connection.close()
 
 
 if __name__ == "__main__":

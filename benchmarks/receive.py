@@ -234,7 +234,7 @@ def receivers(folder: Path, stack: ExitStack) -> dict[str, Callable[[Load], Rece
         "orthanc": lambda _: orthanc,
         "storescp": lambda load: one if load.associations == 1 else many,
         "stock pynetdicom": lambda _: stock,
-        "limit": lambda load: limit if load.associations == 1 else None,
+        "limit": lambda _: limit,
     }
     if "row_before_ack" in ListenerSettings.model_fields:
         eager = stack.enter_context(_ours(folder / "row_before_ack", "ours, row_before_ack", row_before_ack=True))
@@ -471,7 +471,12 @@ def run(shape: Shape, folder: Path, seed: int) -> None:
     print()
     measured = ratios(results)
     for name, target in TARGETS.items():
-        print(_against_target(name, measured[name], target, at_least=True))
+        which, peer = name.split("_vs_")
+        # No receiver that keeps a file per object before it answers is faster than this.
+        allows = (
+            f"   (the disk allows {measured[name] / measured[f'{which}_vs_limit']:.2f})" if peer == "orthanc" else ""
+        )
+        print(_against_target(name, measured[name], target, at_least=True) + allows)
     print(_against_target("large_object_rss_mib", large["ours"], LARGE_TARGET_MIB, at_least=False))
     print(_against_target("idle_core_percent", idle["ours"][0], IDLE_TARGET_PERCENT, at_least=False))
     print(_against_target("association_ms", set_ups["ours"], ASSOCIATION_TARGET_MS, at_least=False))
