@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydicom import charset
 from pydicom.datadict import tag_for_keyword
@@ -304,15 +304,13 @@ def describe(data_directory: Path, landed: Landed, quiet_period_of: Callable[[st
         When it cannot be read as a data set with its UIDs.
     """
     path = data_directory / landed.path
-    # Unbuffered, and no more than there is: for a small object the buffers would cost more than the reading.
-    with path.open("rb", buffering=0) as file:
+    with _opened(path, landed) as file:
         start = file.read(min(landed.size_bytes, _BLOCK_BYTES))
-        envelope, offset = read_file_meta(start)
-        envelope = landed.envelope or envelope
+        envelope, offset = _announced(landed, start)
         digest = hashlib.sha256(memoryview(start)[offset:])
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
-        values = _header_values(file, start, offset, landed.size_bytes, envelope.transfer_syntax_uid)
+        values = _header_values(file, start, offset, file.tell(), envelope.transfer_syntax_uid)
     sop, study, series = (require_uid(str(values.get(keyword, ""))) for keyword in _UID_KEYWORDS)
     if sop != envelope.sop_instance_uid:
         raise InvalidObject("the data set names another instance than the command")
@@ -337,6 +335,19 @@ def describe(data_directory: Path, landed: Landed, quiet_period_of: Callable[[st
         rejects=rejects,
         rejection_reason=rejection_reason,
     )
+
+
+def _opened(path: Path, landed: Landed) -> BinaryIO:
+    # Unbuffered: for a small object the buffers would cost more than the reading.
+    return io.BytesIO(landed.data_set) if landed.data_set else path.open("rb", buffering=0)
+
+
+def _announced(landed: Landed, start: bytes) -> tuple[Envelope, int]:
+    """Return what the association said about an object, and where its data set begins."""
+    if landed.data_set and landed.envelope is not None:
+        return landed.envelope, 0
+    written, offset = read_file_meta(start)
+    return landed.envelope or written, offset
 
 
 def _rejection(
@@ -391,7 +402,7 @@ _META_TAGS = {
 
 
 def _header_values(
-    file: io.FileIO, start: bytes, offset: int, size_bytes: int, transfer_syntax_uid: str
+    file: BinaryIO, start: bytes, offset: int, size_bytes: int, transfer_syntax_uid: str
 ) -> dict[str, Any]:
     """Return the wanted values, decoded, by keyword; the procedure codes as a tuple."""
     data = start[offset : offset + _USUAL_HEADER_BYTES]

@@ -16,7 +16,7 @@ import secrets
 import struct
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from casebook.errors import InvalidObject, UnsafeStorage
@@ -69,6 +69,8 @@ class Landed:
     #: Seconds since the epoch.
     received_at: float
     envelope: Envelope | None = None
+    #: The whole data set of a small object that has just come, so that nobody reads it back; otherwise empty.
+    data_set: bytes = field(default=b"", repr=False)
 
 
 class Inbox:

@@ -164,6 +164,9 @@ class Indexer:
         return count
 
     def _take(self, landed: Landed, is_done: threading.Event | None = None) -> None:
+        if landed.data_set and len(self._waiting) > _MAX_BATCH:
+            # A long line is kept on disk and not in memory.
+            landed = replace(landed, data_set=b"")
         self._waiting.append(_Entry(landed=landed, since=time.monotonic(), is_done=is_done))
         self._something_waits.set()
 

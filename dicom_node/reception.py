@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from casebook.errors import InvalidObject, StoreUnavailable
@@ -13,8 +14,9 @@ from dicom_node.statuses import SUCCESS, status_of
 
 #: How often an object that takes long tells so; a fast one is there before it has to.
 _TOUCH_INTERVAL_S = 1.0
-#: The start of the data set is kept in memory, to look at its UIDs without reading back.
-_HEAD_BYTES = 16384
+#: The start of the data set is kept in memory: its UIDs are looked at, and what is no longer than this is indexed,
+#: without reading back.
+_HEAD_BYTES = 32768
 _log = get_logger(__name__)
 
 
@@ -122,7 +124,9 @@ class Reception:
         if self._failure is None and self._arrival is not None:
             try:
                 self._require_identity(self._arrival)
-                self._index.submit(self._arrival.commit())
+                landed = self._arrival.commit()
+                is_small = len(self._head) == self.received_bytes
+                self._index.submit(replace(landed, data_set=self._head) if is_small else landed)
             except Exception as error:  # noqa: BLE001 - process edge
                 self._fail(error)
         self._reservation.end()

@@ -2,6 +2,7 @@
 
 import io
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +233,17 @@ def _reference(path: Path) -> tuple[Any, bytes] | None:
     except Exception:
         return None
     return dataset, content[end:]
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN, DEFLATED])
+def test_a_small_object_is_described_from_memory_as_from_its_file(tmp_path: Path, syntax: str) -> None:
+    content = encoded(a_dataset(), syntax)
+    landed = land(tmp_path, content, syntax)
+    from_file = describe(tmp_path, landed, lambda _ae, _modality: 1.0)
+    (tmp_path / landed.path).unlink()
+
+    from_memory = describe(tmp_path, replace(landed, data_set=content), lambda _ae, _modality: 1.0)
+
+    assert from_memory == from_file
+    # What a log or a message shows of it holds nothing of the patient.
+    assert "P-1" not in repr(replace(landed, data_set=content))

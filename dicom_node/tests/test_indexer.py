@@ -279,3 +279,22 @@ def test_no_study_was_quiet_while_nobody_listened(bench: Bench) -> None:
     restarted.stop()
 
     assert _quiet_at(bench) == 5030.0
+
+
+def test_only_a_short_line_is_kept_in_memory(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexer, "_MAX_BATCH", 3)
+    landed = []
+    for number in range(10):
+        arrival = bench.inbox.arrival(an_envelope(f"1.2.3.{number}"))
+        content = data_set(f"1.2.3.{number}")
+        arrival.write([content])
+        landed.append(replace(arrival.commit(), data_set=content))
+        bench.indexer.submit(landed[-1])
+    for one in landed:
+        (bench.inbox.data_directory / one.path).unlink()
+
+    while bench.indexer.index_waiting():
+        pass
+
+    # Those behind the first four are read back, which shows here: their files are gone.
+    assert [row.path for row in bench.rows()] == [one.path for one in landed[:4]]
