@@ -35,31 +35,16 @@ class Step:
     queue: str
     #: Function that does it, as `module:function`.
     body: str
-    #: Study states before and after.
-    begins: StudyState
-    ends: StudyState
 
 
 STEPS: tuple[Step, ...] = (
-    Step(name="read", queue="gpu", body="worker.read:read", begins=StudyState.COMPLETE, ends=StudyState.READ),
-    Step(name="prepare", queue="io", body="dicom_node.prepare:prepare", begins=StudyState.READ, ends=StudyState.READY),
-    Step(name="send", queue="io", body="dicom_node.send:send", begins=StudyState.READY, ends=StudyState.DELIVERED),
+    Step(name="read", queue="gpu", body="worker.read:read"),
+    Step(name="prepare", queue="io", body="dicom_node.prepare:prepare"),
+    Step(name="send", queue="io", body="dicom_node.send:send"),
     # Beside the line: the archive is asked how many images there are, before a quiet study counts as complete.
-    Step(
-        name="count",
-        queue="io",
-        body="dicom_node.count:count",
-        begins=StudyState.RECEIVED,
-        ends=StudyState.RECEIVED,
-    ),
+    Step(name="count", queue="io", body="dicom_node.count:count"),
     # Beside the line: a repeated SOP Instance UID is compared with the first copy.
-    Step(
-        name="classify",
-        queue="io",
-        body="dicom_node.classify:classify",
-        begins=StudyState.RECEIVED,
-        ends=StudyState.RECEIVED,
-    ),
+    Step(name="classify", queue="io", body="dicom_node.classify:classify"),
 )
 QUEUES: tuple[str, ...] = ("gpu", "io")
 
