@@ -23,7 +23,15 @@ from casebook.errors import IdentityConflict, LostLease, Retryable, SettingsErro
 from casebook.outcomes import Classed, Counted, Delivered, Drafted, Held, Outcome, Prepared, Refused
 from casebook.pipelines import Pipeline, choose
 from casebook.settings import ArchiveSettings, QueueSettings
-from casebook.study import CompletionReason, InstanceStatus, Study, StudyHeader, StudyState, contradictions
+from casebook.study import (
+    CompletionReason,
+    InstanceStatus,
+    ReceivedInstance,
+    Study,
+    StudyHeader,
+    StudyState,
+    contradictions,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +106,7 @@ def _take_count(
 ) -> None:
     # What was fetched just now extends the quiet period; what the sender still sends did so before.
     was_quiet = study.quiet_at <= now
-    store.record_instances(connection, counted.pulled, now)
+    store.record_instances(connection, _not_sent_meanwhile(connection, study, counted), now)
     store.add_priors(connection, study.study_instance_uid, counted.priors, now=now)
     held = store.recount(connection, study.study_instance_uid)
     store.set_expected(connection, study.study_instance_uid, counted.expected)
@@ -117,6 +125,17 @@ def _take_count(
         now=now,
         reason=CompletionReason.COUNTED,
     )
+
+
+def _not_sent_meanwhile(connection: Connection, study: Study, counted: Counted) -> list[ReceivedInstance]:
+    # The sender's copy stands. The fetched one is compared with it at the listener's next start, as every file
+    # without a row.
+    sent = {
+        one.sop_instance_uid
+        for one in store.copies(connection, {one.sop_instance_uid for one in counted.pulled})
+        if one.study_instance_uid == study.study_instance_uid
+    }
+    return [one for one in counted.pulled if one.sop_instance_uid not in sent]
 
 
 def _ask_later(connection: Connection, study: Study, limits: QueueSettings, now: float) -> None:

@@ -6,7 +6,7 @@ changed, so that late images and finishing steps wait for one another instead of
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any
@@ -21,6 +21,7 @@ from casebook.outcomes import ONE_OUTPUT, Prepared
 from casebook.reading import Reading, canonical_json, from_bytes
 from casebook.study import (
     CompletionReason,
+    Copy,
     Instance,
     InstanceStatus,
     Prior,
@@ -144,6 +145,8 @@ _PROGRESS = select(
 def record_instances(connection: Connection, received: Sequence[ReceivedInstance], now: float) -> None:
     """Add rows for durable objects; an object that is already known changes nothing.
 
+    Of a SOP Instance UID that has a row, both objects carry their digest (see `copies`).
+
     A new SOP Instance UID in a study that was already complete starts its next generation. Other bytes under
     a known UID are kept beside the first copy and compared by a `classify` job.
     """
@@ -154,6 +157,24 @@ def record_instances(connection: Connection, received: Sequence[ReceivedInstance
     ordered = sorted(received, key=lambda one: (one.study_instance_uid, one.received_at))
     for study_instance_uid, group in groupby(ordered, key=lambda one: one.study_instance_uid):
         _record_study(connection, study_instance_uid, list(group), now)
+
+
+def copies(connection: Connection, sop_instance_uids: Collection[str]) -> list[Copy]:
+    """List every stored object with one of these SOP Instance UIDs, of whatever study."""
+    found = []
+    for uids in _batched(sorted(sop_instance_uids)):
+        rows = connection.execute(
+            select(_instance.sop_instance_uid, _instance.study_instance_uid, _instance.path, _instance.sha256).where(
+                _instance.sop_instance_uid.in_(uids)
+            )
+        )
+        found += [Copy(**row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's documented name
+    return found
+
+
+def set_digest(connection: Connection, path: str, sha256: str) -> None:
+    """Note the digest of a stored object that was not needed when it came."""
+    connection.execute(update(tables.instance).where(_instance.path == path).values(sha256=sha256))
 
 
 def lock_recording(connection: Connection) -> None:
@@ -173,14 +194,14 @@ def _record_study(connection: Connection, study_instance_uid: str, group: list[R
     rejected = rejections(connection, study_instance_uid)
     rows, fresh, problem = [], [], ""
     for one in group:
-        copies = known[one.sop_instance_uid]
-        if (study_instance_uid, one.sha256) in copies:
+        held = known[one.sop_instance_uid]
+        if (study_instance_uid, one.sha256) in held:
             continue
-        status = _status_of(one, study_instance_uid, copies)
+        status = _status_of(one, study_instance_uid, held)
         reason = rejected.get(one.sop_instance_uid, "") if status is InstanceStatus.CURRENT else ""
         if reason:
             status = InstanceStatus.EXCLUDED
-        copies.add((study_instance_uid, one.sha256))
+        held.add((study_instance_uid, one.sha256))
         rows.append(_instance_row(one, status) | {"reason": reason})
         if status is InstanceStatus.CURRENT:
             fresh.append(one)
@@ -231,24 +252,18 @@ def _ensure_study(connection: Connection, first: ReceivedInstance, now: float) -
 
 
 def _known_copies(connection: Connection, sop_instance_uids: set[str]) -> dict[str, set[tuple[str, str]]]:
-    copies: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for uids in _batched(sorted(sop_instance_uids)):
-        rows = connection.execute(
-            select(_instance.sop_instance_uid, _instance.study_instance_uid, _instance.sha256).where(
-                _instance.sop_instance_uid.in_(uids)
-            )
-        )
-        for row in rows:
-            copies[row.sop_instance_uid].add((row.study_instance_uid, row.sha256))
-    return copies
+    known: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for one in copies(connection, sop_instance_uids):
+        known[one.sop_instance_uid].add((one.study_instance_uid, one.sha256))
+    return known
 
 
-def _status_of(one: ReceivedInstance, study_instance_uid: str, copies: set[tuple[str, str]]) -> InstanceStatus:
+def _status_of(one: ReceivedInstance, study_instance_uid: str, held: set[tuple[str, str]]) -> InstanceStatus:
     if one.is_own:
         return InstanceStatus.OWN
-    if any(other == study_instance_uid for other, _ in copies):
+    if any(other == study_instance_uid for other, _ in held):
         return InstanceStatus.UNCLASSED
-    return InstanceStatus.CONFLICT if copies else InstanceStatus.CURRENT
+    return InstanceStatus.CONFLICT if held else InstanceStatus.CURRENT
 
 
 def _instance_row(one: ReceivedInstance, status: InstanceStatus) -> dict[str, Any]:

@@ -131,8 +131,8 @@ class ReceivedInstance:
     #: Path relative to the data directory.
     path: str
     size_bytes: int
-    #: SHA-256 of the data set bytes, without file meta information.
-    sha256: str
+    #: SHA-256 of the data set bytes, without file meta information; empty while nothing has to be compared with it.
+    sha256: str = ""
     calling_ae_title: str
     peer_address: str = ""
     received_at: float
@@ -144,6 +144,18 @@ class ReceivedInstance:
     rejects: tuple[str, ...] = ()
     #: Of a rejection note: why.
     rejection_reason: RejectionReason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """A stored object, as one that repeats its SOP Instance UID is compared with it."""
+
+    sop_instance_uid: str
+    study_instance_uid: str
+    #: Relative to the data directory.
+    path: str
+    #: Empty until something was compared with it.
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

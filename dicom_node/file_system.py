@@ -1,6 +1,8 @@
 """The few disk operations an acknowledgement rests on, and what each file system promises about them."""
 
+import ctypes
 import errno
+import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,11 @@ _MAX_BUFFERS = 1024
 #: writes the directory of a new entry itself. XFS: fsync forces the log up to the inode's last change, which the
 #: rename is. On every other one, known or not, the directory is flushed too, as POSIX wants it.
 ONE_FLUSH_IS_ENOUGH = frozenset({"ext4", "xfs"})
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+#: Linux only.
+_DIRECT: int = getattr(os, "O_DIRECT", 0)
 
 
 def of_os_error(error: OSError) -> WetreadError:
@@ -36,6 +43,15 @@ class FileSystem:
         """Write once; may write less than asked for (a nearly full disk, a signal)."""
         return os.writev(descriptor, buffers)
 
+    def set_direct(self, descriptor: int, *, direct: bool) -> bool:
+        """Let writes go past the page cache, or through it again; return which of the two now holds."""
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, _DIRECT if direct else 0)
+        except OSError:
+            # Not every file system offers it.
+            return False
+        return direct
+
     def read(self, descriptor: int, size_bytes: int, offset: int) -> bytes:
         """Read back from a file that is being written."""
         return os.pread(descriptor, size_bytes, offset)
@@ -43,6 +59,19 @@ class FileSystem:
     def rename(self, source: StrPath, target: StrPath) -> None:
         """Give a file its name, within one directory."""
         os.rename(source, target)  # noqa: PTH104 - see StrPath
+
+    def write_at(self, descriptor: int, buffers: Sequence[bytes | memoryview], offset: int) -> int:
+        """Write once at an offset; may write less than asked for."""
+        return os.pwritev(descriptor, buffers, offset)
+
+    def flush_content(self, descriptor: int) -> None:
+        """Return when the bytes of a file of unchanged length are on the device."""
+        os.fdatasync(descriptor)
+
+    def flush_everything(self, descriptor: int) -> None:
+        """Return when all that was written to the file system of a descriptor is on the device (syncfs(2))."""
+        if _libc.syncfs(descriptor):
+            raise OSError(ctypes.get_errno(), "syncfs")
 
     def flush(self, descriptor: int) -> None:
         """Return when the file is on the device."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pydicom import charset
 from pydicom.datadict import tag_for_keyword
@@ -59,7 +59,8 @@ _LONGEST_TEXT = 1024
 _LONGEST_HEADER_BYTES = 64 * 1024 * 1024
 #: What is looked at first; longer headers are read again in longer pieces.
 _USUAL_HEADER_BYTES = 64 * 1024
-_BLOCK_BYTES = 1024 * 1024
+#: Our own is under 1 KiB; whatever file system utilities add stays within this.
+_LONGEST_FILE_META_BYTES = 16 * 1024
 
 
 def _tags(keywords: Sequence[str]) -> dict[int, str]:
@@ -296,7 +297,7 @@ def identify(
 
 
 def describe(data_directory: Path, landed: Landed, quiet_period_of: Callable[[str, str], float]) -> ReceivedInstance:
-    """Describe a durable object for the index: its header, its SHA-256, its sender.
+    """Describe a durable object for the index: its header and its sender.
 
     Raises
     ------
@@ -304,13 +305,9 @@ def describe(data_directory: Path, landed: Landed, quiet_period_of: Callable[[st
         When it cannot be read as a data set with its UIDs.
     """
     path = data_directory / landed.path
-    with _opened(path, landed) as file:
-        start = file.read(min(landed.size_bytes, _BLOCK_BYTES))
-        envelope, offset = _announced(landed, start)
-        digest = hashlib.sha256(memoryview(start)[offset:])
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-        values = _header_values(file, start, offset, file.tell(), envelope.transfer_syntax_uid)
+    source = _source(path, landed)
+    envelope = source.envelope
+    values = _header_values(source)
     sop, study, series = (require_uid(str(values.get(keyword, ""))) for keyword in _UID_KEYWORDS)
     if sop != envelope.sop_instance_uid:
         raise InvalidObject("the data set names another instance than the command")
@@ -327,7 +324,6 @@ def describe(data_directory: Path, landed: Landed, quiet_period_of: Callable[[st
         header=_study_header(values),
         path=landed.path,
         size_bytes=landed.size_bytes,
-        sha256=digest.hexdigest(),
         calling_ae_title=envelope.calling_ae_title,
         peer_address=envelope.peer_address,
         received_at=landed.received_at,
@@ -337,17 +333,54 @@ def describe(data_directory: Path, landed: Landed, quiet_period_of: Callable[[st
     )
 
 
-def _opened(path: Path, landed: Landed) -> BinaryIO:
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of the data set of a stored file, without its file meta information.
+
+    Raises
+    ------
+    InvalidObject
+        When the file has no file meta information.
+    OSError
+    """
+    with path.open("rb", buffering=0) as file:
+        _, offset = read_file_meta(file.read(_LONGEST_FILE_META_BYTES))
+        file.seek(offset)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """Where the header of a durable object is read."""
+
+    path: Path
+    envelope: Envelope
+    #: Of the data set in the file.
+    offset: int
+    #: Of the data set.
+    size_bytes: int
+    #: Its start.
+    head: bytes
+
+    def read(self, count: int) -> bytes:
+        """Read a longer start from the disk."""
+        return _read(self.path, self.offset, count)
+
+
+def _source(path: Path, landed: Landed) -> _Source:
+    if landed.head and landed.envelope is not None:
+        envelope, offset, head = landed.envelope, landed.data_set_offset, landed.head
+    else:
+        start = _read(path, 0, _LONGEST_FILE_META_BYTES + _USUAL_HEADER_BYTES)
+        written, offset = read_file_meta(start)
+        envelope, head = landed.envelope or written, start[offset:]
+    return _Source(path=path, envelope=envelope, offset=offset, size_bytes=landed.size_bytes - offset, head=head)
+
+
+def _read(path: Path, offset: int, count: int) -> bytes:
     # Unbuffered: for a small object the buffers would cost more than the reading.
-    return io.BytesIO(landed.data_set) if landed.data_set else path.open("rb", buffering=0)
-
-
-def _announced(landed: Landed, start: bytes) -> tuple[Envelope, int]:
-    """Return what the association said about an object, and where its data set begins."""
-    if landed.data_set and landed.envelope is not None:
-        return landed.envelope, 0
-    written, offset = read_file_meta(start)
-    return landed.envelope or written, offset
+    with path.open("rb", buffering=0) as file:
+        file.seek(offset)
+        return file.read(count)
 
 
 def _rejection(
@@ -401,28 +434,25 @@ _META_TAGS = {
 }
 
 
-def _header_values(
-    file: BinaryIO, start: bytes, offset: int, size_bytes: int, transfer_syntax_uid: str
-) -> dict[str, Any]:
+def _header_values(source: _Source) -> dict[str, Any]:
     """Return the wanted values, decoded, by keyword; the procedure codes as a tuple."""
-    data = start[offset : offset + _USUAL_HEADER_BYTES]
+    data, transfer_syntax_uid = source.head, source.envelope.transfer_syntax_uid
     encoding = _encoding_of(transfer_syntax_uid)
     deflated = transfer_syntax_uid == DeflatedExplicitVRLittleEndian
     while True:
-        whole = offset + len(data) >= size_bytes
+        whole = len(data) >= source.size_bytes
         try:
             raw = _walk(_inflated(data) if deflated else data, encoding, _KEYWORD_OF_TAG, _LAST_TAG, whole=whole)
         except _NeedMoreBytes:
-            file.seek(offset)
-            data = file.read(max(len(data), 4096) * 8)
+            data = source.read(max(len(data), 4096) * 8)
             continue
         except _NotUnderstood:
             break
         if all(keyword in raw for keyword in _UID_KEYWORDS):
             return _decoded(raw, encoding)
         break
-    file.seek(offset)
-    return _forgiving_values(file.read(_LONGEST_HEADER_BYTES), transfer_syntax_uid, tuple(_KEYWORD_OF_TAG.values()))
+    start = source.read(min(source.size_bytes, _LONGEST_HEADER_BYTES))
+    return _forgiving_values(start, transfer_syntax_uid, tuple(_KEYWORD_OF_TAG.values()))
 
 
 def _decoded(raw: Mapping[str, bytes], encoding: _Encoding) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Where received objects land: durable under a final name, or not there at all.
 
 ``inbox/<2 hex digits>/<SOP Instance UID>_<unique>_<size>.dcm``. The order is: temporary file in the same
-directory, every byte, rename, fsync(file), and fsync(directory) where the file system needs it. The file is a
+directory, every byte, rename, then for a small object the journal, for every other one fsync(file), and
+fsync(directory) where the file system needs it. The file is a
 DICOM file (PS3.10) that names its sender in the file meta information, so the index can be rebuilt from the
 folder alone. The size in the name tells a whole file from one that a power cut shortened between rename and
 fsync. A repeated SOP Instance UID gets a name of its own: the first file is never touched.
@@ -21,7 +22,9 @@ from pathlib import Path
 
 from casebook.errors import InvalidObject, UnsafeStorage
 from casebook.logs import get_logger
-from dicom_node.file_system import ONE_FLUSH_IS_ENOUGH, FileSystem, kind_of_file_system, of_os_error, write_all
+from dicom_node.block_file import BlockFile, Blocks
+from dicom_node.file_system import ONE_FLUSH_IS_ENOUGH, FileSystem, kind_of_file_system, of_os_error
+from dicom_node.journal import Journal
 
 #: Identifies this implementation (PS3.7 D.3.3.2).
 IMPLEMENTATION_CLASS_UID = "2.25.156402173689225470915437264078413391467"
@@ -69,27 +72,34 @@ class Landed:
     #: Seconds since the epoch.
     received_at: float
     envelope: Envelope | None = None
-    #: The whole data set of a small object that has just come, so that nobody reads it back; otherwise empty.
-    data_set: bytes = field(default=b"", repr=False)
+    #: Where its data set begins in the file; zero where the file has to tell.
+    data_set_offset: int = 0
+    #: The start of the data set of an object that has just come, so that nobody reads it back; otherwise empty.
+    head: bytes = field(default=b"", repr=False)
 
 
 class Inbox:
     """The folder of received objects; one process at a time owns it."""
 
+    #: Whether this is the process that sweeps, restores, and keeps the journal.
+    is_owner = True
+
     def __init__(self, data_directory: Path, files: FileSystem | None = None) -> None:
-        """Take the folder and sweep what a death left half written.
+        """Take the folder, sweep what a death left half written, and restore what a power cut took.
 
         Raises
         ------
         UnsafeStorage
             When another process owns it.
+        StorageFull
+            When the disk has no room for what the journal holds; it keeps it.
         """
         self.data_directory = data_directory
         self.directory = data_directory / "inbox"
         self.refused_directory = data_directory / "inbox-refused"
         self.files = files or FileSystem()
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._owner = self._take_ownership()
+        self._owner = self._take_ownership() if self.is_owner else -1
         self.flushes_directory = kind_of_file_system(self.directory) not in ONE_FLUSH_IS_ENOUGH
         self._folders = [self.directory / f"{number:02x}" for number in range(256)]
         for folder in self._folders:
@@ -98,10 +108,15 @@ class Inbox:
         self.files.flush_directory(data_directory)
         self._process_token = secrets.token_hex(4)
         self._numbers = itertools.count()
-        self._sweep()
+        self.blocks = Blocks()
+        self.journal = Journal(self.directory, self.files)
+        if self.is_owner:
+            self._sweep()
+            self._restore()
 
     def close(self) -> None:
         """Give the folder back."""
+        self.journal.stop()
         if self._owner >= 0:
             os.close(self._owner)
             self._owner = -1
@@ -164,6 +179,11 @@ class Inbox:
         self.files.flush_directory(source.parent)
         _log.error("object_set_aside", path=f"{self.refused_directory.name}/{target.name}", reason=reason)
 
+    def start_journal(self) -> None:
+        """Let small objects become durable in the journal, where what it rests on is known of the file system."""
+        if kind_of_file_system(self.directory) in ONE_FLUSH_IS_ENOUGH:
+            self.journal.start()
+
     def _take_ownership(self) -> int:
         descriptor = os.open(self.directory / ".owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
@@ -172,6 +192,30 @@ class Inbox:
             os.close(descriptor)
             raise UnsafeStorage("Another listener already receives into this data directory.") from None
         return descriptor
+
+    def _restore(self) -> None:
+        count = 0
+        try:
+            for path, content in self.journal.records():
+                count += self._restore_one(path, content)
+            self.journal.forget()
+        except OSError as error:
+            self.close()
+            raise of_os_error(error) from None
+        if count:
+            _log.warning("objects_restored_from_the_journal", count=count)
+
+    def _restore_one(self, path: str, content: bytes) -> bool:
+        target = self.directory / path
+        if target.parent not in self._folders or not _NAME.fullmatch(target.name):
+            _log.error("journal_record_not_understood")
+            return False
+        if target.exists() and target.read_bytes() == content:
+            return False
+        temporary = target.with_name(f".{secrets.token_hex(8)}{_TEMPORARY}")
+        temporary.write_bytes(content)
+        self.files.rename(temporary, target)
+        return True
 
     def _sweep(self) -> None:
         # Temporary files belong to objects that were never acknowledged: their senders still have them.
@@ -187,27 +231,21 @@ class Inbox:
 class Arrival:
     """One object on its way to disk: write, then commit or discard."""
 
-    __slots__ = (
-        "_descriptor",
-        "_folder",
-        "_inbox",
-        "_temporary",
-        "_unique",
-        "data_set_offset",
-        "envelope",
-        "size_bytes",
-    )
+    __slots__ = ("_file", "_folder", "_inbox", "_temporary", "_unique", "data_set_offset", "envelope")
 
     def __init__(self, inbox: Inbox, envelope: Envelope, folder: Path, unique: str) -> None:
         self._inbox = inbox
         self._folder = folder
         self._unique = unique
         self._temporary = f"{folder}/.{unique}{_TEMPORARY}"
-        self._descriptor = -1
+        self._file: BlockFile | None = None
         self.envelope = envelope
-        #: Of the file so far.
-        self.size_bytes = 0
         self.data_set_offset = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file so far."""
+        return self._file.size_bytes if self._file is not None else 0
 
     def write(self, buffers: Sequence[bytes | memoryview]) -> None:
         """Append the next bytes of the data set.
@@ -219,20 +257,22 @@ class Arrival:
         UnsafeStorage
             When the disk fails otherwise. After either, only `discard` is left.
         """
+        if self._file is None:
+            meta = build_file_meta(self.envelope)
+            self.data_set_offset = len(meta)
+            self._file = BlockFile(self._inbox.files, self._inbox.blocks, self._temporary)
+            buffers = [meta, *buffers]
         try:
-            if self._descriptor < 0:
-                self._descriptor = self._inbox.files.create(self._temporary)
-                meta = build_file_meta(self.envelope)
-                self.data_set_offset = len(meta)
-                buffers = [meta, *buffers]
-            self.size_bytes += write_all(self._inbox.files, self._descriptor, buffers)
+            self._file.append(buffers)
         except OSError as error:
             raise of_os_error(error) from None
 
     def read_back(self, size_bytes: int) -> bytes:
         """Read the start of the data set from the disk, when the kept head was not enough."""
+        file = self._require_file()
         try:
-            return self._inbox.files.read(self._descriptor, size_bytes, self.data_set_offset)
+            file.settle()
+            return self._inbox.files.read(file.descriptor, size_bytes, self.data_set_offset)
         except OSError as error:
             raise of_os_error(error) from None
 
@@ -244,46 +284,56 @@ class Arrival:
         StorageFull, UnsafeStorage
             When any step fails; then nothing of the object is left.
         """
-        if self._descriptor < 0:
-            raise InvalidObject("the object has no data set")
-        files = self._inbox.files
-        name = f"{self.envelope.sop_instance_uid}_{self._unique}_{self.size_bytes:x}.dcm"
+        file = self._require_file()
+        files, size_bytes = self._inbox.files, file.size_bytes
+        name = f"{self.envelope.sop_instance_uid}_{self._unique}_{size_bytes:x}.dcm"
         target = f"{self._folder}/{name}"
         try:
+            file.settle()
             # The rename goes first: one flush then makes data and name durable (see ONE_FLUSH_IS_ENOUGH).
             files.rename(self._temporary, target)
             try:
-                files.flush(self._descriptor)
-                if self._inbox.flushes_directory:
-                    files.flush_directory(self._folder)
+                self._make_durable(file, name)
             except OSError:
                 files.remove(target)
                 raise
         except OSError as error:
             self.discard()
             raise of_os_error(error) from None
-        self._close()
+        self._file = None
+        file.close()
         return Landed(
             path=f"inbox/{self._folder.name}/{name}",
-            size_bytes=self.size_bytes,
+            size_bytes=size_bytes,
             received_at=time.time(),
             envelope=self.envelope,
+            data_set_offset=self.data_set_offset,
         )
+
+    def _make_durable(self, file: BlockFile, name: str) -> None:
+        if file.content and self._inbox.journal.append(f"{self._folder.name}/{name}", file.content):
+            return
+        self._inbox.files.flush(file.descriptor)
+        if self._inbox.flushes_directory:
+            self._inbox.files.flush_directory(self._folder)
 
     def discard(self) -> None:
         """Leave nothing behind; may be called again."""
-        if self._descriptor < 0:
+        file, self._file = self._file, None
+        if file is None:
             return
-        self._close()
+        was_made = file.descriptor >= 0
+        file.close()
         try:
-            self._inbox.files.remove(self._temporary)
+            if was_made:
+                self._inbox.files.remove(self._temporary)
         except OSError:
             _log.exception("temporary_left_for_the_next_sweep")
 
-    def _close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            self._inbox.files.close(descriptor)
+    def _require_file(self) -> BlockFile:
+        if self._file is None:
+            raise InvalidObject("the object has no data set")
+        return self._file
 
 
 def build_file_meta(envelope: Envelope) -> bytes:

@@ -1,17 +1,17 @@
 """The thread that makes rows of durable objects: in batches, at most 100 ms after their acknowledgement.
 
-Hashing and header reading happen here, off the acknowledgement path; only where a site wants each row before its
-acknowledgement does a sender wait for them. Nothing depends on this thread having run:
-at start it takes up every file without a row. A file it cannot read is moved aside with its reason.
+Headers are read here, off the acknowledgement path; only where a site wants each row before its acknowledgement does
+a sender wait for that. Only objects that share a SOP Instance UID are hashed. Nothing depends on this thread having
+run: at start it takes up every file without a row. A file it cannot read is moved aside with its reason.
 """
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from casebook import audit, store
@@ -20,7 +20,7 @@ from casebook.errors import InvalidObject, StoreUnavailable, WetreadError
 from casebook.logs import get_logger
 from casebook.settings import Settings
 from casebook.study import ReceivedInstance
-from dicom_node.header import describe
+from dicom_node.header import describe, sha256_of
 from dicom_node.inbox import Inbox, Landed
 
 #: An object's row is committed at most about this long after its acknowledgement, while the database is quick.
@@ -164,9 +164,9 @@ class Indexer:
         return count
 
     def _take(self, landed: Landed, is_done: threading.Event | None = None) -> None:
-        if landed.data_set and len(self._waiting) > _MAX_BATCH:
+        if landed.head and len(self._waiting) > _MAX_BATCH:
             # A long line is kept on disk and not in memory.
-            landed = replace(landed, data_set=b"")
+            landed = replace(landed, head=b"")
         self._waiting.append(_Entry(landed=landed, since=time.monotonic(), is_done=is_done))
         self._something_waits.set()
 
@@ -261,8 +261,18 @@ class Indexer:
     def _record(self, described: list[ReceivedInstance]) -> None:
         if not described:
             return
+        digests: dict[str, str] = {}
         try:
+            with read(self._engine) as connection:
+                # Before anything is locked: to hash a long repeated object takes seconds.
+                self._compare(connection, described, digests)
             with write(self._engine) as connection:
+                store.lock_recording(connection)
+                for path in self._compare(connection, described, digests):
+                    store.set_digest(connection, path, digests[path])
+                described = [
+                    replace(one, sha256=digests[one.path]) if one.path in digests else one for one in described
+                ]
                 own = store.is_issued(connection, [one.sop_instance_uid for one in described])
                 store.record_instances(connection, [self._marked(one, own) for one in described], self._clock())
                 with_row = store.paths_with_row(connection, [one.path for one in described])
@@ -277,8 +287,30 @@ class Indexer:
 
         # Committed: what has no row now is byte for byte what another row already holds.
         for one in described:
-            if one.path not in with_row:
+            if one.path not in with_row and one.sha256:
                 self._inbox.files.remove(self._inbox.data_directory / one.path)
+
+    def _compare(self, connection: Connection, described: list[ReceivedInstance], digests: dict[str, str]) -> list[str]:
+        """Add the digests, by path, of all that share a UID; return the stored files whose row has none yet."""
+        uses = Counter(one.sop_instance_uid for one in described)
+        held = store.copies(connection, set(uses))
+        uses.update(copy.sop_instance_uid for copy in held)
+        lacking = [copy.path for copy in held if not copy.sha256]
+        # To hash every object would cost more than to receive it.
+        for path in (*lacking, *(one.path for one in described if uses[one.sop_instance_uid] > 1)):
+            if path not in digests:
+                digests[path] = self._digest(path)
+        return lacking
+
+    def _digest(self, path: str) -> str:
+        try:
+            return sha256_of(self._inbox.data_directory / path)
+        except (FileNotFoundError, InvalidObject):
+            # Taken away or damaged by hand: it equals nothing.
+            return ""
+        except OSError as error:
+            _log.warning("object_not_read", path=path, error=type(error).__name__)
+            raise StoreUnavailable from None
 
     def _marked(self, one: ReceivedInstance, own: set[str]) -> ReceivedInstance:
         # A result of ours that comes back starts nothing: by its UID, or by the device that made it.

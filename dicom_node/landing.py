@@ -23,11 +23,7 @@ class GuestInbox(Inbox):
     Names are unique to a process, and the owner's next start takes up what got no row, so both may write at once.
     """
 
-    def _take_ownership(self) -> int:
-        return -1
-
-    def _sweep(self) -> None:
-        """Leave the temporaries alone: they may be another's."""
+    is_owner = False
 
 
 class Landing:

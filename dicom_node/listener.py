@@ -299,6 +299,7 @@ def serve(
     with contextlib.closing(inbox):
         gate = DiskGate(inbox.directory, settings.listener.min_free_bytes, inbox.files, time.monotonic)
         indexer = Indexer(inbox, engine, settings)
+        inbox.start_journal()
         indexer.start()
         receiver, register = Receiver(inbox, gate, indexer), Register(settings.listener)
         listener = Listener(settings, receiver, register)

@@ -125,8 +125,7 @@ class Reception:
             try:
                 self._require_identity(self._arrival)
                 landed = self._arrival.commit()
-                is_small = len(self._head) == self.received_bytes
-                self._index.submit(replace(landed, data_set=self._head) if is_small else landed)
+                self._index.submit(replace(landed, head=self._head))
             except Exception as error:  # noqa: BLE001 - process edge
                 self._fail(error)
         self._reservation.end()

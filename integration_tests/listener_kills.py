@@ -1,4 +1,8 @@
-"""kill -9 of the listener in the middle of a burst: what was acknowledged is there, whole, after the restart."""
+"""kill -9 of the listener in the middle of a burst: what was acknowledged is there, whole, after the restart.
+
+With it goes what a power cut may take: every file that only the journal had made durable is removed, emptied, or
+filled with zeros.
+"""
 
 import threading
 import time
@@ -7,6 +11,8 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.raw_sender import KINDS, Kind, Refused, header, instance_uid, noise
+from dicom_node.file_system import FileSystem
+from dicom_node.journal import Journal
 from integration_tests.foreign import wait_until
 from integration_tests.listener_process import (
     ListenerProcess,
@@ -28,9 +34,11 @@ _LONGEST_WAIT_S = 0.6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What one kill left; everything but the first two should be zero or true."""
+    """What one kill left; everything but the first three should be zero or true."""
 
     acknowledged: int
+    #: Files that the power cut took.
+    taken: int
     #: Whole objects that were durable when the answer could no longer be sent: at most one an association.
     durable_unanswered: int
     missing: int
@@ -44,7 +52,7 @@ class Outcome:
     def is_clean(self) -> bool:
         """Whether the promise held."""
         nothing = (self.missing, self.altered, self.without_row, self.temporaries_left, self.set_aside)
-        return not any(nothing) and self.durable_unanswered <= _ASSOCIATIONS and self.still_receives
+        return not any(nothing) and self.taken > 0 and self.durable_unanswered <= _ASSOCIATIONS and self.still_receives
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,7 +80,7 @@ class _Sender:
 
 
 def kill_once(folder: Path, seed: int) -> Outcome:
-    """Kill a fresh listener in a burst, start it again on the same data, and compare.
+    """Kill a fresh listener in a burst, take what was not durable, start it again on the same data, and compare.
 
     Parameters
     ----------
@@ -93,6 +101,7 @@ def kill_once(folder: Path, seed: int) -> Outcome:
         running.kill()
         for thread in threads:
             thread.join()
+    taken = _cut_power(data_directory)
     acknowledged = {number: sender.kind for sender in senders for number in sender.acknowledged}
     with listener(data_directory) as again:
         left = temporaries(data_directory)
@@ -116,6 +125,7 @@ def kill_once(folder: Path, seed: int) -> Outcome:
     refused = data_directory / "inbox-refused"
     return Outcome(
         acknowledged=len(wanted),
+        taken=taken,
         durable_unanswered=len(set(whole) - wanted),
         missing=len(wanted - set(whole)),
         altered=altered,
@@ -124,6 +134,20 @@ def kill_once(folder: Path, seed: int) -> Outcome:
         set_aside=len(list(refused.iterdir())) if refused.exists() else 0,
         still_receives=still_receives,
     )
+
+
+def _cut_power(data_directory: Path) -> int:
+    inbox = data_directory / "inbox"
+    paths = [inbox / path for path, _ in Journal(inbox, FileSystem()).records()]
+    for number, path in enumerate(paths):
+        match number % 3:
+            case 0:
+                path.unlink()
+            case 1:
+                path.write_bytes(b"")
+            case _:
+                path.write_bytes(bytes(path.stat().st_size))
+    return len(paths)
 
 
 def _data_set(kind: Kind, number: int) -> bytes:

@@ -129,8 +129,7 @@ def listener(
 
 def temporaries(data_directory: Path) -> list[Path]:
     """List what lies in an inbox and is no finished object."""
-    found = (data_directory / "inbox").rglob("*")
-    return sorted(path for path in found if path.is_file() and path.suffix != ".dcm" and path.name != ".owner")
+    return sorted(path for path in (data_directory / "inbox").glob("??/*") if path.suffix != ".dcm")
 
 
 def rows(data_directory: Path, database_url: str | None = None) -> dict[str, Path]:

@@ -1,6 +1,7 @@
 """What happens to a study: completion, steps, errors and what a person decides."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -263,6 +264,22 @@ def test_images_fetched_from_the_archive_count(room: Room) -> None:
 
     assert room.study().state is StudyState.COMPLETE
     assert room.study().instance_count == 2
+
+
+def test_a_fetched_image_that_its_sender_sent_meanwhile_is_not_recorded_again(room: Room) -> None:
+    room.receive(1)
+    room.clock.advance(31)
+    room.settle(ARCHIVE)
+    job = room.claim("count")
+    room.receive(2)
+    fetched = replace(a_received_instance(2, path="pulled/2.dcm"), sha256="")
+
+    room.advance(job, Counted(expected=3, pulled=(fetched, a_received_instance(3))))
+
+    with room.wiring.write() as connection:
+        (sent,) = store.copies(connection, {fetched.sop_instance_uid})
+    assert sent.path != fetched.path
+    assert room.study().instance_count == 3
 
 
 def test_a_fetched_image_that_contradicts_holds_the_study_with_its_reason(room: Room) -> None:

@@ -63,6 +63,10 @@ class FailingDisk(FileSystem):
         self._step("flush")
         super().flush(descriptor)
 
+    def flush_content(self, descriptor: int) -> None:
+        self._step("flush_content")
+        super().flush_content(descriptor)
+
     def flush_directory(self, directory: Path) -> None:
         self._step("flush_directory")
         super().flush_directory(directory)

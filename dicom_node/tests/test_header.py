@@ -242,8 +242,8 @@ def test_a_small_object_is_described_from_memory_as_from_its_file(tmp_path: Path
     from_file = describe(tmp_path, landed, lambda _ae, _modality: 1.0)
     (tmp_path / landed.path).unlink()
 
-    from_memory = describe(tmp_path, replace(landed, data_set=content), lambda _ae, _modality: 1.0)
+    from_memory = describe(tmp_path, replace(landed, head=content), lambda _ae, _modality: 1.0)
 
     assert from_memory == from_file
     # What a log or a message shows of it holds nothing of the patient.
-    assert "P-1" not in repr(replace(landed, data_set=content))
+    assert "P-1" not in repr(replace(landed, head=content))

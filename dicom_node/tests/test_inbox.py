@@ -1,14 +1,19 @@
 """The inbox: durable under a name, or not there at all."""
 
+import contextlib
 import errno
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
 
 from casebook.errors import InvalidObject, StorageFull, UnsafeStorage
+from dicom_node.block_file import BLOCK_BYTES, SMALL_FILE_BYTES
 from dicom_node.header import read_file_meta
 from dicom_node.inbox import Envelope, Inbox, build_file_meta
+from dicom_node.landing import GuestInbox
 from dicom_node.tests.receiving import FailingDisk, data_set_bytes
 from dicom_node.tests.wire import CT, EXPLICIT, data_set
 
@@ -108,7 +113,7 @@ def test_a_disk_that_fills_in_the_middle_is_told_apart_from_a_short_write(tmp_pa
     arrival = inbox.arrival(an_envelope())
 
     with pytest.raises(StorageFull):
-        arrival.write([data_set(pixels=bytes(20_000))])
+        _write_and_commit(arrival)
     arrival.discard()
 
     assert everything(inbox) == []
@@ -127,7 +132,7 @@ def test_orphaned_temporaries_are_swept_at_start_and_whole_files_stay(tmp_path: 
     kept = first.arrival(an_envelope())
     kept.write([data_set()])
     landed = kept.commit()
-    first.arrival(an_envelope("1.2.3.5")).write([b"half of it"])
+    first.arrival(an_envelope("1.2.3.5")).write([bytes(BLOCK_BYTES)])
     assert len(everything(first)) == 2
     first.close()
 
@@ -167,3 +172,140 @@ def test_a_file_that_a_power_cut_shortened_is_set_aside_with_its_reason(tmp_path
 
     assert not path.exists()
     assert {one.name for one in inbox.refused_directory.iterdir()} == {path.name, f"{path.name}.reason"}
+
+
+# ------------------------------------------------------------------------------------------------- the journal
+
+
+@pytest.fixture
+def journalled(tmp_path: Path) -> Iterator[tuple[Inbox, FailingDisk]]:
+    """An inbox whose journal takes objects, on a disk that refuses every flush of a file from now on."""
+    disk = FailingDisk()
+    with contextlib.closing(Inbox(tmp_path, disk)) as inbox:
+        inbox.journal.start()
+        disk.fails_at = "flush"
+        yield inbox, disk
+        disk.fails_at = ""
+
+
+def commit(inbox: Inbox, uid: str, content: bytes) -> Path:
+    arrival = inbox.arrival(an_envelope(uid))
+    arrival.write([content])
+    return inbox.data_directory / arrival.commit().path
+
+
+def lose_power(inbox: Inbox) -> None:
+    """Leave the inbox as a process does that ends at once."""
+    os.close(inbox._owner)
+    inbox._owner = -1
+
+
+def test_a_small_object_becomes_durable_in_the_journal_and_a_large_one_as_a_file(
+    journalled: tuple[Inbox, FailingDisk],
+) -> None:
+    inbox, _ = journalled
+
+    path = commit(inbox, "1.2.3.4", data_set())
+
+    assert data_set_bytes(path) == data_set()
+    with pytest.raises(StorageFull):
+        commit(inbox, "1.2.3.5", data_set("1.2.3.5", pixels=bytes(SMALL_FILE_BYTES)))
+
+
+def test_what_a_power_cut_took_is_back_after_the_start(journalled: tuple[Inbox, FailingDisk], tmp_path: Path) -> None:
+    inbox, _ = journalled
+    contents = {f"1.2.3.{number}": data_set(f"1.2.3.{number}", pixels=bytes([number])) for number in range(4)}
+    removed, emptied, zeroed, whole = paths = [commit(inbox, uid, content) for uid, content in contents.items()]
+    removed.unlink()
+    emptied.write_bytes(b"")
+    zeroed.write_bytes(bytes(zeroed.stat().st_size))
+    untouched_at = whole.stat().st_mtime_ns
+    lose_power(inbox)
+
+    with contextlib.closing(Inbox(tmp_path)) as after:
+        assert [data_set_bytes(path) for path in paths] == list(contents.values())
+        assert whole.stat().st_mtime_ns == untouched_at
+        assert {one.path for one in after.scan(set())} == {str(path.relative_to(tmp_path)) for path in paths}
+        assert list(after.journal.records()) == []
+
+
+def test_an_object_that_was_deleted_does_not_come_back_with_a_later_start(
+    journalled: tuple[Inbox, FailingDisk], tmp_path: Path
+) -> None:
+    inbox, disk = journalled
+    path = commit(inbox, "1.2.3.4", data_set())
+    disk.fails_at = ""
+    inbox.journal.checkpoint()
+    path.unlink()
+    lose_power(inbox)
+
+    with contextlib.closing(Inbox(tmp_path)):
+        assert not path.exists()
+
+
+def test_a_disk_that_is_full_at_the_start_keeps_the_journal(
+    journalled: tuple[Inbox, FailingDisk], tmp_path: Path
+) -> None:
+    inbox, disk = journalled
+    path = commit(inbox, "1.2.3.4", data_set())
+    path.unlink()
+    lose_power(inbox)
+    disk.fails_at = "rename"
+
+    with pytest.raises(StorageFull):
+        Inbox(tmp_path, disk)
+
+    disk.fails_at = ""
+    with contextlib.closing(Inbox(tmp_path, disk)):
+        assert data_set_bytes(path) == data_set()
+
+
+@pytest.mark.parametrize("path", ["../evil.dcm", "00/evil", "00/../../evil.dcm", "/evil.dcm", "zz/1.2_a_b.dcm"])
+def test_a_record_that_is_not_ours_is_written_nowhere(tmp_path: Path, path: str) -> None:
+    inbox = Inbox(tmp_path)
+    inbox.journal.start()
+    assert inbox.journal.append(path, memoryview(b"evil"))
+    before = everything(inbox)
+    lose_power(inbox)
+
+    with contextlib.closing(Inbox(tmp_path)) as after:
+        assert everything(after) == before
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+def test_when_the_journal_fails_small_objects_are_flushed_as_files(tmp_path: Path) -> None:
+    disk = FailingDisk()
+    with contextlib.closing(Inbox(tmp_path, disk)) as inbox:
+        inbox.journal.start()
+        disk.fails_at = "flush_content"
+        flushed: list[int] = []
+        disk.flush = flushed.append  # type: ignore[method-assign]
+
+        path = commit(inbox, "1.2.3.4", data_set())
+
+        assert data_set_bytes(path) == data_set()
+        assert len(flushed) == 1
+        del disk.flush
+
+
+def test_another_process_that_adds_objects_leaves_the_owners_journal_alone(tmp_path: Path) -> None:
+    owner = Inbox(tmp_path)
+    owner.journal.start()
+    commit(owner, "1.2.3.4", data_set())
+
+    with contextlib.closing(GuestInbox(tmp_path)) as guest:
+        commit(guest, "1.2.3.5", data_set("1.2.3.5"))
+
+    assert len(list(owner.journal.records())) == 1
+    owner.close()
+
+
+@pytest.mark.parametrize(("kind", "runs"), [("ext4", True), ("xfs", True), ("nfs4", False), ("", False)])
+def test_the_journal_runs_only_where_its_file_system_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, *, runs: bool
+) -> None:
+    with contextlib.closing(Inbox(tmp_path)) as inbox:
+        monkeypatch.setattr("dicom_node.inbox.kind_of_file_system", lambda _: kind)
+        inbox.start_journal()
+
+        assert inbox.journal.append("00/1_a_b.dcm", memoryview(b"x")) is runs

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,62 @@ def test_an_equal_repetition_leaves_one_row_and_one_file(bench: Bench) -> None:
 
     assert [row.path for row in bench.rows()] == [first.path]
     assert [(bench.inbox.data_directory / one.path).exists() for one in (first, again, third)] == [True, False, False]
+
+
+def test_only_what_repeats_is_hashed(bench: Bench) -> None:
+    bench.land("1.2.3.4")
+    bench.land("1.2.3.5")
+    bench.indexer.index_waiting()
+    assert [row.sha256 for row in bench.rows()] == ["", ""]
+
+    bench.land("1.2.3.5")
+    bench.indexer.index_waiting()
+
+    assert [row.sha256 for row in bench.rows()] == ["", hashlib.sha256(data_set("1.2.3.5")).hexdigest()]
+
+
+def test_another_object_under_a_known_uid_is_kept_beside_the_first(bench: Bench) -> None:
+    first = bench.land()
+    bench.indexer.index_waiting()
+    other = bench.land(content=data_set(pixels=b"other"))
+    again = bench.land(content=data_set(pixels=b"other"))
+    bench.indexer.index_waiting()
+
+    rows = bench.rows()
+    assert [row.path for row in rows] == [first.path, other.path]
+    assert len({row.sha256 for row in rows} | {""}) == 3
+    assert not (bench.inbox.data_directory / again.path).exists()
+
+
+def test_a_repetition_of_an_object_whose_file_is_gone_is_kept(bench: Bench) -> None:
+    first = bench.land()
+    bench.indexer.index_waiting()
+    (bench.inbox.data_directory / first.path).unlink()
+
+    again = bench.land()
+    bench.indexer.index_waiting()
+
+    assert [row.path for row in bench.rows()] == [first.path, again.path]
+    assert (bench.inbox.data_directory / again.path).exists()
+
+
+def test_a_repetition_waits_while_the_first_file_cannot_be_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.land()
+    bench.indexer.index_waiting()
+    bench.land(content=data_set(pixels=b"other"))
+
+    def fail(_path: Path) -> str:
+        raise OSError(errno.EIO, "told to fail")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(indexer, "sha256_of", fail)
+        with pytest.raises(StoreUnavailable):
+            bench.indexer.index_waiting()
+    assert len(bench.rows()) == 1
+
+    bench.indexer.index_waiting()
+
+    assert len(bench.rows()) == 2
 
 
 def test_nothing_is_lost_while_the_database_does_not_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +345,7 @@ def test_only_a_short_line_is_kept_in_memory(bench: Bench, monkeypatch: pytest.M
         arrival = bench.inbox.arrival(an_envelope(f"1.2.3.{number}"))
         content = data_set(f"1.2.3.{number}")
         arrival.write([content])
-        landed.append(replace(arrival.commit(), data_set=content))
+        landed.append(replace(arrival.commit(), head=content))
         bench.indexer.submit(landed[-1])
     for one in landed:
         (bench.inbox.data_directory / one.path).unlink()

@@ -362,11 +362,11 @@ def test_stopping_finishes_the_object_in_flight(tmp_path: Path) -> None:
     service.start()
     assert ready.wait(10)
     with Wire(ports[0], associate_rq()) as busy, Wire(ports[0], associate_rq()) as idle:
-        busy.send(stream[:2_000_000])
+        busy.send(stream[:3_000_000])
         until(lambda: list(tmp_path.glob("inbox/??/.*.tmp")))
         stop.set()
         assert idle.receive()[:1] == b"\x07"
-        busy.send(stream[2_000_000:])
+        busy.send(stream[3_000_000:])
         assert busy.status() == 0
         assert busy.receive()[:1] == b"\x07"
     service.join(10)

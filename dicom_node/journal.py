@@ -1,0 +1,258 @@
+"""Small objects become durable together: in a journal, while their files are still on the way to the device.
+
+To flush a file of 20 KB takes ten times as long as to write it. So a small object is written to its file, which
+everyone reads, and once more into a segment of the journal, whose one flush covers all objects that came meanwhile.
+Soon after, one flush of the whole file system (syncfs(2)) covers every file, and the segment is wiped. A killed process
+loses nothing of either; after a power cut the start writes out again what a segment holds and a file lacks.
+
+What the journal does not take (both segments are full, the disk failed), its caller flushes as a file of its own.
+"""
+
+import errno
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from casebook.logs import get_logger
+from dicom_node.file_system import FileSystem
+
+#: Of each of the two segments; several hundred small objects.
+SEGMENT_BYTES = 16 << 20
+#: Files are flushed, and the journal wiped, about this long after an acknowledgement.
+CHECKPOINT_INTERVAL_S = 1.0
+#: With less free space than so many times its own size the journal does not run.
+_LEAST_ROOM = 20
+#: Records begin at multiples of this, so that no block of the device holds two: a block that is written again when the
+#: power fails may come out damaged, and the record before was promised already.
+_ALIGNMENT = 4096
+#: Magic, length of the path, length of the content, CRC-32 of both.
+_HEADER = struct.Struct("<8sHII")
+_MAGIC = b"WETREADJ"
+_ZEROS = bytes(1 << 20)
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+_log = get_logger(__name__)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Segment:
+    descriptor: int
+    #: Where the next record begins.
+    end: int = 0
+    #: Flushes are numbered: one that began after a record was written covers it.
+    begun_flushes: int = 0
+    done_flushes: int = 0
+    is_flushing: bool = False
+    is_broken: bool = False
+    flushed: threading.Condition = field(default_factory=threading.Condition)
+
+
+class Journal:
+    """The journal of one inbox; `append` may be called from every thread."""
+
+    def __init__(self, directory: Path, files: FileSystem, segment_bytes: int = SEGMENT_BYTES) -> None:
+        """Take the inbox's folder; `append` takes nothing before `start`."""
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._files = files
+        self._paths = (directory / ".journal-0", directory / ".journal-1")
+        self._segments: list[_Segment] = []
+        self._lock = threading.Lock()
+        #: Of the segments: the empty ones, the one that is being filled, and those that the next checkpoint empties.
+        self._clean: list[_Segment] = []
+        self._active: _Segment | None = None
+        self._used: list[_Segment] = []
+        #: Between start and stop, as long as nothing failed.
+        self._takes_objects = False
+        self._is_used = threading.Event()
+        self._is_urgent = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+
+    # ---- for whoever receives ----
+
+    def append(self, path: str, content: memoryview) -> bool:
+        """Return True once an object is durable here, False when it has to be flushed as a file.
+
+        Parameters
+        ----------
+        path
+            Of its file, relative to the inbox; it has been written already, under its final name.
+        content
+            The whole file.
+        """
+        record = _record(path, content)
+        try:
+            with self._lock:
+                segment = self._with_room_for(sum(map(len, record)))
+                if segment is None:
+                    return False
+                # Under the lock: whatever lies before a record was written before it, so that a start may end its
+                # reading at the first record that is damaged.
+                segment.end += self._write_at(segment.descriptor, record, segment.end)
+            self._flush(segment)
+        except OSError as error:
+            self._give_up(error)
+            return False
+        return True
+
+    def _with_room_for(self, record_bytes: int) -> _Segment | None:
+        if not self._takes_objects or record_bytes > self._segment_bytes:
+            return None
+        if self._active is not None and self._active.end + record_bytes > self._segment_bytes:
+            self._active = None
+            self._is_urgent.set()
+        if self._active is None and self._clean:
+            self._active = self._clean.pop()
+            self._used.append(self._active)
+            self._is_used.set()
+        return self._active
+
+    def _write_at(self, descriptor: int, buffers: list[bytes | memoryview], offset: int) -> int:
+        count = sum(map(len, buffers))
+        if self._files.write_at(descriptor, buffers, offset) != count:
+            raise OSError(errno.EIO, "a short write")
+        return count
+
+    def _flush(self, segment: _Segment) -> None:
+        """Return when a flush has ended that began after this call; many callers share one."""
+        with segment.flushed:
+            wanted = segment.begun_flushes + 1
+            while segment.done_flushes < wanted:
+                if segment.is_broken:
+                    # After a failed flush the next may report success, and has not written what was lost.
+                    raise OSError(errno.EIO, "an earlier flush failed")
+                if segment.is_flushing:
+                    segment.flushed.wait()
+                else:
+                    self._flush_for_all(segment)
+
+    def _flush_for_all(self, segment: _Segment) -> None:
+        segment.is_flushing, segment.begun_flushes = True, segment.begun_flushes + 1
+        number = segment.begun_flushes
+        segment.flushed.release()
+        try:
+            self._files.flush_content(segment.descriptor)
+        except OSError:
+            segment.is_broken = True
+        finally:
+            segment.flushed.acquire()
+            segment.is_flushing = False
+            segment.flushed.notify_all()
+        if not segment.is_broken:
+            segment.done_flushes = number
+
+    def _give_up(self, error: OSError) -> None:
+        # For good: whatever fails once may report success the next time, and has lost what it was given before.
+        self._takes_objects = False
+        _log.error("journal_given_up", error=type(error).__name__)
+
+    # ---- the checkpoint ----
+
+    def checkpoint(self) -> None:
+        """Make every file durable that the journal stands for, and wipe it; the body of the thread."""
+        with self._lock:
+            self._active, used, self._used = None, self._used, []
+        if not used:
+            return
+        try:
+            # The file of each record was written before the record: this covers them all.
+            self._files.flush_everything(used[0].descriptor)
+            for segment in used:
+                self._wipe(segment.descriptor, segment.end)
+                segment.end = 0
+        except OSError as error:
+            # What was not wiped stays for the next start, which compares it with the files.
+            self._give_up(error)
+            return
+        with self._lock:
+            self._clean += used
+
+    def _wipe(self, descriptor: int, count: int) -> None:
+        # With zeros and not by forgetting: the objects of a study that is deleted must not linger here.
+        for offset in range(0, count, len(_ZEROS)):
+            self._write_at(descriptor, [_ZEROS[: count - offset]], offset)
+        self._files.flush(descriptor)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._is_used.wait()
+            self._is_urgent.wait(CHECKPOINT_INTERVAL_S)
+            self._is_used.clear()
+            self._is_urgent.clear()
+            self.checkpoint()
+
+    # ---- start and end ----
+
+    def records(self) -> Iterator[tuple[str, bytes]]:
+        """Yield path and content of what an earlier process left here, and perhaps nowhere else."""
+        for path in self._paths:
+            if path.exists():
+                yield from _records(path)
+
+    def forget(self) -> None:
+        """Wipe what `records` had to say, once every file of it is durable.
+
+        Raises
+        ------
+        OSError
+        """
+        for path in self._paths:
+            if path.exists():
+                with path.open("r+b") as file:
+                    self._files.flush_everything(file.fileno())
+                    self._wipe(file.fileno(), path.stat().st_size)
+
+    def start(self) -> None:
+        """Take objects from now on, where the disk has room for a journal."""
+        if self._files.room(self._directory)[0] < _LEAST_ROOM * len(self._paths) * self._segment_bytes:
+            _log.info("journal_not_used", reason="too_little_free_space")
+            return
+        try:
+            for path in self._paths:
+                self._segments.append(_Segment(descriptor=os.open(path, _FLAGS, 0o640)))
+                # Written in full: a block that was only reserved costs more when it is written for the first time.
+                self._wipe(self._segments[-1].descriptor, self._segment_bytes)
+            self._files.flush_directory(self._directory)
+        except OSError as error:
+            _log.warning("journal_not_used", reason="disk", error=type(error).__name__)
+            return
+        self._clean = list(self._segments)
+        self._takes_objects = True
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take nothing more, flush every file, and end; may be called again."""
+        if self._thread.is_alive():
+            self._stopping.set()
+            self._is_urgent.set()
+            self._is_used.set()
+            self._thread.join()
+        self._takes_objects = False
+        self.checkpoint()
+        while self._segments:
+            self._files.close(self._segments.pop().descriptor)
+
+
+def _record(path: str, content: memoryview) -> list[bytes | memoryview]:
+    name = path.encode("ascii")
+    header = _HEADER.pack(_MAGIC, len(name), len(content), zlib.crc32(content, zlib.crc32(name)))
+    size_bytes = len(header) + len(name) + len(content)
+    return [header, name, content, _ZEROS[: -size_bytes % _ALIGNMENT]]
+
+
+def _records(path: Path) -> Iterator[tuple[str, bytes]]:
+    with path.open("rb") as file:
+        while len(header := file.read(_HEADER.size)) == _HEADER.size:
+            magic, name_bytes, content_bytes, checksum = _HEADER.unpack(header)
+            if magic != _MAGIC:
+                return
+            name, content = file.read(name_bytes), file.read(content_bytes)
+            if zlib.crc32(content, zlib.crc32(name)) != checksum:
+                # Its flush never ended: neither it nor anything behind it was acknowledged.
+                return
+            yield name.decode("ascii", "replace"), content
+            file.seek(-file.tell() % _ALIGNMENT, os.SEEK_CUR)
