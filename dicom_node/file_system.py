@@ -64,10 +64,6 @@ class FileSystem:
         """Write once at an offset; may write less than asked for."""
         return os.pwritev(descriptor, buffers, offset)
 
-    def flush_content(self, descriptor: int) -> None:
-        """Return when the bytes of a file of unchanged length are on the device."""
-        os.fdatasync(descriptor)
-
     def flush_everything(self, descriptor: int) -> None:
         """Return when all that was written to the file system of a descriptor is on the device (syncfs(2))."""
         if _libc.syncfs(descriptor):

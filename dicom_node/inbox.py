@@ -109,7 +109,7 @@ class Inbox:
         self._process_token = secrets.token_hex(4)
         self._numbers = itertools.count()
         self.blocks = Blocks()
-        self.journal = Journal(self.directory, self.files)
+        self.journal = Journal(self.directory, self.files, self.blocks)
         if self.is_owner:
             self._sweep()
             self._restore()
@@ -226,6 +226,15 @@ class Inbox:
                 count += 1
         if count:
             _log.warning("orphaned_temporaries_removed", count=count)
+
+
+class GuestInbox(Inbox):
+    """The inbox as a process sees it that does not own it: it adds objects and sweeps nothing.
+
+    Names are unique to a process, and the owner's next start takes up what got no row, so both may write at once.
+    """
+
+    is_owner = False
 
 
 class Arrival:

@@ -1,27 +1,25 @@
-"""The thread that makes rows of durable objects: in batches, at most 100 ms after their acknowledgement.
+"""The line of durable objects that wait for their rows: in batches, at most 100 ms after their acknowledgement.
 
-Headers are read here, off the acknowledgement path; only where a site wants each row before its acknowledgement does
-a sender wait for that. Only objects that share a SOP Instance UID are hashed. Nothing depends on this thread having
-run: at start it takes up every file without a row. A file it cannot read is moved aside with its reason.
+Only where a site wants each row before its acknowledgement does a sender wait for it. Nothing depends on this thread
+having run: at start it takes up every file without a row.
 """
 
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
-from casebook import audit, store
+from casebook import store
 from casebook.database import read, write
-from casebook.errors import InvalidObject, StoreUnavailable, WetreadError
+from casebook.errors import StoreUnavailable
 from casebook.logs import get_logger
 from casebook.settings import Settings
-from casebook.study import ReceivedInstance
-from dicom_node.header import describe, sha256_of
 from dicom_node.inbox import Inbox, Landed
+from dicom_node.recorder import Recorder, Records
 
 #: An object's row is committed at most about this long after its acknowledgement, while the database is quick.
 BATCH_INTERVAL_S = 0.05
@@ -51,9 +49,16 @@ class Indexer:
     """Turns landed objects into rows; one thread."""
 
     def __init__(
-        self, inbox: Inbox, engine: Engine, settings: Settings, clock: Callable[[], float] = time.time
+        self,
+        inbox: Inbox,
+        engine: Engine,
+        settings: Settings,
+        clock: Callable[[], float] = time.time,
+        records: Records | None = None,
     ) -> None:
+        """Take what waits for rows, and who makes them; this process does where nobody is named."""
         self._inbox = inbox
+        self._records = records or Recorder(inbox, engine, settings, clock)
         self._engine = engine
         self._settings = settings
         self._clock = clock
@@ -147,19 +152,12 @@ class Indexer:
         if not self._batch:
             return 0
         count = len(self._batch)
-        described = self._describe_batch()
-        unread = self._batch[len(described) :]
-        try:
-            self._record(described)
-        except _Poisoned:
-            for one in described:
-                self._record_alone(one)
-                self._batch.pop(0).leave()
-        else:
-            for entry in self._batch[: len(described)]:
-                entry.leave()
-        self._batch = unread
-        if unread:
+        left = self._records.record([entry.landed for entry in self._batch])
+        done = [entry for entry in self._batch if entry.landed.path not in left]
+        self._batch = [entry for entry in self._batch if entry.landed.path in left]
+        for entry in done:
+            entry.leave()
+        if left:
             raise StoreUnavailable
         return count
 
@@ -224,131 +222,3 @@ class Indexer:
                 # What came in between is newer.
                 self._touched = touched | self._touched
             raise StoreUnavailable from None
-
-    def _describe_batch(self) -> list[ReceivedInstance]:
-        """Describe what can be read now; the batch keeps that first, then what could not be read, and nothing else."""
-        described: list[ReceivedInstance] = []
-        readable, unread = [], []
-        for entry in self._batch:
-            try:
-                one = self._describe(entry.landed)
-            except StoreUnavailable:
-                unread.append(entry)
-                continue
-            if one is None:
-                entry.leave()
-            else:
-                described.append(one)
-                readable.append(entry)
-        self._batch = readable + unread
-        return described
-
-    def _describe(self, landed: Landed) -> ReceivedInstance | None:
-        try:
-            return describe(self._inbox.data_directory, landed, self._settings.listener.quiet_period_of)
-        except InvalidObject:
-            self._set_aside(landed.path, "unreadable_header")
-        except FileNotFoundError as error:
-            # The file was durable a moment ago, and was taken away by hand. Its sender may send it again.
-            _log.error("object_lost", path=landed.path, error=type(error).__name__)
-            self._tell_timeline("object_lost", landed.path)
-        except (OSError, MemoryError) as error:
-            # Out of descriptors or memory, a network drive that is away: the object is there and acknowledged.
-            _log.warning("object_not_read", path=landed.path, error=type(error).__name__)
-            raise StoreUnavailable from None
-        return None
-
-    def _record(self, described: list[ReceivedInstance]) -> None:
-        if not described:
-            return
-        digests: dict[str, str] = {}
-        try:
-            with read(self._engine) as connection:
-                # Before anything is locked: to hash a long repeated object takes seconds.
-                self._compare(connection, described, digests)
-            with write(self._engine) as connection:
-                store.lock_recording(connection)
-                for path in self._compare(connection, described, digests):
-                    store.set_digest(connection, path, digests[path])
-                described = [
-                    replace(one, sha256=digests[one.path]) if one.path in digests else one for one in described
-                ]
-                own = store.is_issued(connection, [one.sop_instance_uid for one in described])
-                store.record_instances(connection, [self._marked(one, own) for one in described], self._clock())
-                with_row = store.paths_with_row(connection, [one.path for one in described])
-        except DBAPIError as error:
-            if error.connection_invalidated or type(error).__name__ in _TRANSIENT:
-                raise StoreUnavailable from None
-            raise _Poisoned from None
-        except SQLAlchemyError:
-            raise StoreUnavailable from None
-        except (ValueError, TypeError, KeyError):
-            raise _Poisoned from None
-
-        # Committed: what has no row now is byte for byte what another row already holds.
-        for one in described:
-            if one.path not in with_row and one.sha256:
-                self._inbox.files.remove(self._inbox.data_directory / one.path)
-
-    def _compare(self, connection: Connection, described: list[ReceivedInstance], digests: dict[str, str]) -> list[str]:
-        """Add the digests, by path, of all that share a UID; return the stored files whose row has none yet."""
-        uses = Counter(one.sop_instance_uid for one in described)
-        held = store.copies(connection, set(uses))
-        uses.update(copy.sop_instance_uid for copy in held)
-        lacking = [copy.path for copy in held if not copy.sha256]
-        # To hash every object would cost more than to receive it.
-        for path in (*lacking, *(one.path for one in described if uses[one.sop_instance_uid] > 1)):
-            if path not in digests:
-                digests[path] = self._digest(path)
-        return lacking
-
-    def _digest(self, path: str) -> str:
-        try:
-            return sha256_of(self._inbox.data_directory / path)
-        except (FileNotFoundError, InvalidObject):
-            # Taken away or damaged by hand: it equals nothing.
-            return ""
-        except OSError as error:
-            _log.warning("object_not_read", path=path, error=type(error).__name__)
-            raise StoreUnavailable from None
-
-    def _marked(self, one: ReceivedInstance, own: set[str]) -> ReceivedInstance:
-        # A result of ours that comes back starts nothing: by its UID, or by the device that made it.
-        is_own = one.sop_instance_uid in own or one.attributes.get("DeviceUID") == self._settings.device.device_uid
-        return replace(one, is_own=True) if is_own else one
-
-    def _record_alone(self, one: ReceivedInstance) -> None:
-        try:
-            self._record([one])
-        except _Poisoned:
-            self._set_aside(one.path, "unstorable_row", one.study_instance_uid)
-
-    def _set_aside(self, path: str, reason: str, study_instance_uid: str = "") -> None:
-        try:
-            self._inbox.set_aside(path, reason)
-        except OSError as error:
-            _log.error("object_not_set_aside", path=path, error=type(error).__name__)
-            return
-        self._tell_timeline("object_set_aside", f"{reason}: {path}", study_instance_uid)
-
-    def _tell_timeline(self, action: str, detail: str, study_instance_uid: str = "") -> None:
-        try:
-            with write(self._engine) as connection:
-                audit.record(
-                    connection,
-                    at=self._clock(),
-                    actor="listener",
-                    action=action,
-                    study_instance_uid=study_instance_uid,
-                    detail=detail,
-                )
-        except SQLAlchemyError:
-            _log.warning("audit_row_missing", reason=action)
-
-
-class _Poisoned(WetreadError):
-    """One row of a batch cannot be stored."""
-
-
-#: Errors after which the same rows may be stored later; all others condemn a row.
-_TRANSIENT = frozenset({"OperationalError", "InterfaceError", "InternalError"})

@@ -1,8 +1,8 @@
-"""Small objects become durable together: in a journal, while their files are still on the way to the device.
+"""Small objects become durable in a journal, while their files are still on the way to the device.
 
 To flush a file of 20 KB takes ten times as long as to write it. So a small object is written to its file, which
-everyone reads, and once more into a segment of the journal, whose one flush covers all objects that came meanwhile.
-Soon after, one flush of the whole file system (syncfs(2)) covers every file, and the segment is wiped. A killed process
+everyone reads, and once more into a segment of the journal, in one write that returns when it is on the device. Soon
+after, one flush of the whole file system (syncfs(2)) covers every file, and the segment is wiped. A killed process
 loses nothing of either; after a power cut the start writes out again what a segment holds and a file lacks.
 
 What the journal does not take (both segments are full, the disk failed), its caller flushes as a file of its own.
@@ -10,14 +10,16 @@ What the journal does not take (both segments are full, the disk failed), its ca
 
 import errno
 import os
+import secrets
 import struct
 import threading
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from casebook.logs import get_logger
+from dicom_node.block_file import BLOCK_BYTES, Blocks
 from dicom_node.file_system import FileSystem
 
 #: Of each of the two segments; several hundred small objects.
@@ -26,41 +28,41 @@ SEGMENT_BYTES = 16 << 20
 CHECKPOINT_INTERVAL_S = 1.0
 #: With less free space than so many times its own size the journal does not run.
 _LEAST_ROOM = 20
-#: Records begin at multiples of this, so that no block of the device holds two: a block that is written again when the
-#: power fails may come out damaged, and the record before was promised already.
+#: Records begin at multiples of this: direct writes want it, and no block of the device holds two. A block that is
+#: being written when the power fails may come out damaged, and the record before was promised already.
 _ALIGNMENT = 4096
-#: Magic, length of the path, length of the content, CRC-32 of both.
-_HEADER = struct.Struct("<8sHII")
+#: A segment begins with a block that holds its magic and its token. Every wipe makes a new token, so that neither an
+#: old record nor bytes that a sender made up pass for one.
+_SEGMENT = struct.Struct("<8s16s")
 _MAGIC = b"WETREADJ"
-_ZEROS = bytes(1 << 20)
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+#: Token, length of the path, length of the content, CRC-32 of both.
+_HEADER = struct.Struct("<16sHII")
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_DSYNC
 _log = get_logger(__name__)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Segment:
     descriptor: int
+    token: bytes = b""
     #: Where the next record begins.
-    end: int = 0
-    #: Flushes are numbered: one that began after a record was written covers it.
-    begun_flushes: int = 0
-    done_flushes: int = 0
-    is_flushing: bool = False
-    is_broken: bool = False
-    flushed: threading.Condition = field(default_factory=threading.Condition)
+    end: int = _ALIGNMENT
+    #: Records that are being written.
+    writers: int = 0
 
 
 class Journal:
     """The journal of one inbox; `append` may be called from every thread."""
 
-    def __init__(self, directory: Path, files: FileSystem, segment_bytes: int = SEGMENT_BYTES) -> None:
-        """Take the inbox's folder; `append` takes nothing before `start`."""
+    def __init__(self, directory: Path, files: FileSystem, blocks: Blocks, segment_bytes: int = SEGMENT_BYTES) -> None:
+        """Take the inbox's folder and the memory records are made in; `append` takes nothing before `start`."""
         self._directory = directory
-        self._segment_bytes = segment_bytes
         self._files = files
+        self._blocks = blocks
+        self._segment_bytes = segment_bytes
         self._paths = (directory / ".journal-0", directory / ".journal-1")
         self._segments: list[_Segment] = []
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         #: Of the segments: the empty ones, the one that is being filled, and those that the next checkpoint empties.
         self._clean: list[_Segment] = []
         self._active: _Segment | None = None
@@ -82,68 +84,53 @@ class Journal:
         path
             Of its file, relative to the inbox; it has been written already, under its final name.
         content
-            The whole file.
+            The whole file, a small one.
         """
-        record = _record(path, content)
+        name = path.encode("ascii")
+        size_bytes = _aligned(_HEADER.size + len(name) + len(content))
+        place = self._reserve(size_bytes)
+        if place is None:
+            return False
+        segment, offset = place
+        block = self._blocks.take()
         try:
-            with self._lock:
-                segment = self._with_room_for(sum(map(len, record)))
-                if segment is None:
-                    return False
-                # Under the lock: whatever lies before a record was written before it, so that a start may end its
-                # reading at the first record that is damaged.
-                segment.end += self._write_at(segment.descriptor, record, segment.end)
-            self._flush(segment)
+            checksum = zlib.crc32(content, zlib.crc32(name))
+            _fill(block, _HEADER.pack(segment.token, len(name), len(content), checksum), name, content)
+            self._write_at(segment.descriptor, block[:size_bytes], offset)
         except OSError as error:
             self._give_up(error)
             return False
+        finally:
+            self._blocks.give_back(block)
+            self._leave(segment)
         return True
 
-    def _with_room_for(self, record_bytes: int) -> _Segment | None:
-        if not self._takes_objects or record_bytes > self._segment_bytes:
-            return None
-        if self._active is not None and self._active.end + record_bytes > self._segment_bytes:
-            self._active = None
-            self._is_urgent.set()
-        if self._active is None and self._clean:
-            self._active = self._clean.pop()
-            self._used.append(self._active)
-            self._is_used.set()
-        return self._active
+    def _reserve(self, size_bytes: int) -> tuple[_Segment, int] | None:
+        with self._changed:
+            if not self._takes_objects or size_bytes > min(self._segment_bytes - _ALIGNMENT, BLOCK_BYTES):
+                return None
+            if self._active is not None and self._active.end + size_bytes > self._segment_bytes:
+                self._active = None
+                self._is_urgent.set()
+            if self._active is None:
+                if not self._clean:
+                    return None
+                self._active = self._clean.pop()
+                self._used.append(self._active)
+                self._is_used.set()
+            offset = self._active.end
+            self._active.end += size_bytes
+            self._active.writers += 1
+            return self._active, offset
 
-    def _write_at(self, descriptor: int, buffers: list[bytes | memoryview], offset: int) -> int:
-        count = sum(map(len, buffers))
-        if self._files.write_at(descriptor, buffers, offset) != count:
+    def _leave(self, segment: _Segment) -> None:
+        with self._changed:
+            segment.writers -= 1
+            self._changed.notify_all()
+
+    def _write_at(self, descriptor: int, content: bytes | memoryview, offset: int) -> None:
+        if self._files.write_at(descriptor, [content], offset) != len(content):
             raise OSError(errno.EIO, "a short write")
-        return count
-
-    def _flush(self, segment: _Segment) -> None:
-        """Return when a flush has ended that began after this call; many callers share one."""
-        with segment.flushed:
-            wanted = segment.begun_flushes + 1
-            while segment.done_flushes < wanted:
-                if segment.is_broken:
-                    # After a failed flush the next may report success, and has not written what was lost.
-                    raise OSError(errno.EIO, "an earlier flush failed")
-                if segment.is_flushing:
-                    segment.flushed.wait()
-                else:
-                    self._flush_for_all(segment)
-
-    def _flush_for_all(self, segment: _Segment) -> None:
-        segment.is_flushing, segment.begun_flushes = True, segment.begun_flushes + 1
-        number = segment.begun_flushes
-        segment.flushed.release()
-        try:
-            self._files.flush_content(segment.descriptor)
-        except OSError:
-            segment.is_broken = True
-        finally:
-            segment.flushed.acquire()
-            segment.is_flushing = False
-            segment.flushed.notify_all()
-        if not segment.is_broken:
-            segment.done_flushes = number
 
     def _give_up(self, error: OSError) -> None:
         # For good: whatever fails once may report success the next time, and has lost what it was given before.
@@ -154,28 +141,35 @@ class Journal:
 
     def checkpoint(self) -> None:
         """Make every file durable that the journal stands for, and wipe it; the body of the thread."""
-        with self._lock:
+        with self._changed:
             self._active, used, self._used = None, self._used, []
+            self._changed.wait_for(lambda: not any(segment.writers for segment in used))
         if not used:
             return
         try:
             # The file of each record was written before the record: this covers them all.
             self._files.flush_everything(used[0].descriptor)
             for segment in used:
-                self._wipe(segment.descriptor, segment.end)
-                segment.end = 0
+                self._wipe(segment, segment.end)
         except OSError as error:
             # What was not wiped stays for the next start, which compares it with the files.
             self._give_up(error)
             return
-        with self._lock:
+        with self._changed:
             self._clean += used
 
-    def _wipe(self, descriptor: int, count: int) -> None:
+    def _wipe(self, segment: _Segment, count: int) -> None:
         # With zeros and not by forgetting: the objects of a study that is deleted must not linger here.
-        for offset in range(0, count, len(_ZEROS)):
-            self._write_at(descriptor, [_ZEROS[: count - offset]], offset)
-        self._files.flush(descriptor)
+        block = self._blocks.take()
+        try:
+            _fill(block)
+            for offset in range(0, count, len(block)):
+                self._write_at(segment.descriptor, block[: count - offset], offset)
+            segment.token, segment.end = secrets.token_bytes(16), _ALIGNMENT
+            _fill(block, _SEGMENT.pack(_MAGIC, segment.token))
+            self._write_at(segment.descriptor, block[:_ALIGNMENT], 0)
+        finally:
+            self._blocks.give_back(block)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -194,7 +188,7 @@ class Journal:
                 yield from _records(path)
 
     def forget(self) -> None:
-        """Wipe what `records` had to say, once every file of it is durable.
+        """Make durable whatever was restored, and wipe what `records` had to say.
 
         Raises
         ------
@@ -204,7 +198,9 @@ class Journal:
             if path.exists():
                 with path.open("r+b") as file:
                     self._files.flush_everything(file.fileno())
-                    self._wipe(file.fileno(), path.stat().st_size)
+                    file.write(bytes(path.stat().st_size))
+                    file.flush()
+                    self._files.flush(file.fileno())
 
     def start(self) -> None:
         """Take objects from now on, where the disk has room for a journal."""
@@ -214,8 +210,10 @@ class Journal:
         try:
             for path in self._paths:
                 self._segments.append(_Segment(descriptor=os.open(path, _FLAGS, 0o640)))
+                self._files.set_direct(self._segments[-1].descriptor, direct=True)
                 # Written in full: a block that was only reserved costs more when it is written for the first time.
-                self._wipe(self._segments[-1].descriptor, self._segment_bytes)
+                self._wipe(self._segments[-1], self._segment_bytes)
+                self._files.flush(self._segments[-1].descriptor)
             self._files.flush_directory(self._directory)
         except OSError as error:
             _log.warning("journal_not_used", reason="disk", error=type(error).__name__)
@@ -237,22 +235,34 @@ class Journal:
             self._files.close(self._segments.pop().descriptor)
 
 
-def _record(path: str, content: memoryview) -> list[bytes | memoryview]:
-    name = path.encode("ascii")
-    header = _HEADER.pack(_MAGIC, len(name), len(content), zlib.crc32(content, zlib.crc32(name)))
-    size_bytes = len(header) + len(name) + len(content)
-    return [header, name, content, _ZEROS[: -size_bytes % _ALIGNMENT]]
+def _aligned(count: int) -> int:
+    return count + -count % _ALIGNMENT
+
+
+def _fill(block: memoryview, *parts: bytes | memoryview) -> None:
+    """Put parts at the start of a block, and zeros up to the next multiple of the alignment, or to its end."""
+    end = 0
+    for part in parts:
+        block[end : end + len(part)] = part
+        end += len(part)
+    rest = (_aligned(end) if parts else len(block)) - end
+    block[end : end + rest] = bytes(rest)
 
 
 def _records(path: Path) -> Iterator[tuple[str, bytes]]:
     with path.open("rb") as file:
+        start = file.read(_ALIGNMENT)
+        if len(start) < _ALIGNMENT or not start.startswith(_MAGIC):
+            return
+        _, token = _SEGMENT.unpack_from(start)
         while len(header := file.read(_HEADER.size)) == _HEADER.size:
-            magic, name_bytes, content_bytes, checksum = _HEADER.unpack(header)
-            if magic != _MAGIC:
-                return
-            name, content = file.read(name_bytes), file.read(content_bytes)
-            if zlib.crc32(content, zlib.crc32(name)) != checksum:
-                # Its flush never ended: neither it nor anything behind it was acknowledged.
-                return
-            yield name.decode("ascii", "replace"), content
-            file.seek(-file.tell() % _ALIGNMENT, os.SEEK_CUR)
+            begin = file.tell() - _HEADER.size
+            found, name_bytes, content_bytes, checksum = _HEADER.unpack(header)
+            if found == token:
+                name, content = file.read(name_bytes), file.read(content_bytes)
+                if zlib.crc32(content, zlib.crc32(name)) == checksum:
+                    yield name.decode("ascii", "replace"), content
+                    file.seek(_aligned(file.tell()))
+                    continue
+            # Not written to its end, and so never acknowledged; what lies behind it may be.
+            file.seek(begin + _ALIGNMENT)

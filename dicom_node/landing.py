@@ -11,19 +11,10 @@ from casebook.settings import Settings
 from casebook.study import ReceivedInstance
 from dicom_node.disk_gate import DiskGate
 from dicom_node.header import describe
-from dicom_node.inbox import Envelope, Inbox, Landed
+from dicom_node.inbox import Envelope, GuestInbox, Inbox, Landed
 from dicom_node.reception import Receiver
 
 _log = get_logger(__name__)
-
-
-class GuestInbox(Inbox):
-    """The inbox as a process sees it that does not own it: it adds objects and sweeps nothing.
-
-    Names are unique to a process, and the owner's next start takes up what got no row, so both may write at once.
-    """
-
-    is_owner = False
 
 
 class Landing:

@@ -25,6 +25,7 @@ from dicom_node.disk_gate import DiskGate
 from dicom_node.inbox import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Envelope, Inbox
 from dicom_node.indexer import Indexer
 from dicom_node.reception import Receiver
+from dicom_node.recorder_process import RecorderProcess
 from dicom_node.tls import Handshakes
 
 #: Connections that have not sent a byte yet; more are closed at once.
@@ -296,9 +297,10 @@ def serve(
         When a thread without which nothing is received has ended; whoever started the process starts it again.
     """
     inbox = Inbox(settings.data_directory)
-    with contextlib.closing(inbox):
+    with contextlib.closing(inbox), contextlib.closing(RecorderProcess(settings)) as records:
+        records.start()
         gate = DiskGate(inbox.directory, settings.listener.min_free_bytes, inbox.files, time.monotonic)
-        indexer = Indexer(inbox, engine, settings)
+        indexer = Indexer(inbox, engine, settings, records=records)
         inbox.start_journal()
         indexer.start()
         receiver, register = Receiver(inbox, gate, indexer), Register(settings.listener)

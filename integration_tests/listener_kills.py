@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.raw_sender import KINDS, Kind, Refused, header, instance_uid, noise
+from dicom_node.block_file import Blocks
 from dicom_node.file_system import FileSystem
 from dicom_node.journal import Journal
 from integration_tests.foreign import wait_until
@@ -138,7 +139,7 @@ def kill_once(folder: Path, seed: int) -> Outcome:
 
 def _cut_power(data_directory: Path) -> int:
     inbox = data_directory / "inbox"
-    paths = [inbox / path for path, _ in Journal(inbox, FileSystem()).records()]
+    paths = [inbox / path for path, _ in Journal(inbox, FileSystem(), Blocks()).records()]
     for number, path in enumerate(paths):
         match number % 3:
             case 0:

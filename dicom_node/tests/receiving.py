@@ -63,9 +63,9 @@ class FailingDisk(FileSystem):
         self._step("flush")
         super().flush(descriptor)
 
-    def flush_content(self, descriptor: int) -> None:
-        self._step("flush_content")
-        super().flush_content(descriptor)
+    def write_at(self, descriptor: int, buffers: Sequence[bytes | memoryview], offset: int) -> int:
+        self._step("write_at")
+        return super().write_at(descriptor, buffers, offset)
 
     def flush_directory(self, directory: Path) -> None:
         self._step("flush_directory")

@@ -12,8 +12,7 @@ from pydicom import dcmread
 from casebook.errors import InvalidObject, StorageFull, UnsafeStorage
 from dicom_node.block_file import BLOCK_BYTES, SMALL_FILE_BYTES
 from dicom_node.header import read_file_meta
-from dicom_node.inbox import Envelope, Inbox, build_file_meta
-from dicom_node.landing import GuestInbox
+from dicom_node.inbox import Envelope, GuestInbox, Inbox, build_file_meta
 from dicom_node.tests.receiving import FailingDisk, data_set_bytes
 from dicom_node.tests.wire import CT, EXPLICIT, data_set
 
@@ -277,15 +276,15 @@ def test_when_the_journal_fails_small_objects_are_flushed_as_files(tmp_path: Pat
     disk = FailingDisk()
     with contextlib.closing(Inbox(tmp_path, disk)) as inbox:
         inbox.journal.start()
-        disk.fails_at = "flush_content"
-        flushed: list[int] = []
-        disk.flush = flushed.append  # type: ignore[method-assign]
+        disk.fails_at = "write_at"
 
         path = commit(inbox, "1.2.3.4", data_set())
-
         assert data_set_bytes(path) == data_set()
-        assert len(flushed) == 1
-        del disk.flush
+
+        disk.fails_at = "flush"
+        with pytest.raises(StorageFull):
+            commit(inbox, "1.2.3.5", data_set("1.2.3.5"))
+        disk.fails_at = ""
 
 
 def test_another_process_that_adds_objects_leaves_the_owners_journal_alone(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from casebook import store, tables
 from casebook.database import read
 from casebook.errors import StoreUnavailable
-from dicom_node import indexer
+from dicom_node import indexer, recorder
 from dicom_node.header import describe
 from dicom_node.inbox import Inbox, Landed
 from dicom_node.indexer import MAX_LAG_S, Indexer
@@ -120,7 +120,7 @@ def test_a_repetition_waits_while_the_first_file_cannot_be_read(bench: Bench, mo
         raise OSError(errno.EIO, "told to fail")
 
     with monkeypatch.context() as patched:
-        patched.setattr(indexer, "sha256_of", fail)
+        patched.setattr(recorder, "sha256_of", fail)
         with pytest.raises(StoreUnavailable):
             bench.indexer.index_waiting()
     assert len(bench.rows()) == 1
@@ -246,7 +246,7 @@ def test_a_file_that_cannot_be_read_for_a_moment_gets_its_row_later_and_holds_up
         return real(folder, one, quiet_period_of)
 
     with monkeypatch.context() as patched:
-        patched.setattr(indexer, "describe", choosy)
+        patched.setattr(recorder, "describe", choosy)
         for _ in range(2):
             with pytest.raises(StoreUnavailable):
                 bench.indexer.index_waiting()

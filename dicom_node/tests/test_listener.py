@@ -26,7 +26,7 @@ from sqlalchemy.exc import OperationalError
 from casebook import store, tables
 from casebook.database import write
 from casebook.errors import InvalidObject, WetreadError
-from dicom_node import associations, indexer, listener
+from dicom_node import associations, indexer, listener, recorder
 from dicom_node.listener import serve
 from dicom_node.tests.receiving import Receiving, a_database, a_settings, data_set_bytes, receiving, until
 from dicom_node.tests.wire import (
@@ -493,7 +493,7 @@ def test_an_object_that_never_gets_a_row_keeps_nobody_waiting(tmp_path: Path, mo
     def refuse(*_arguments: object) -> None:
         raise InvalidObject("unreadable")
 
-    monkeypatch.setattr(indexer, "describe", refuse)
+    monkeypatch.setattr(recorder, "describe", refuse)
     with receiving(tmp_path, row_before_ack=True) as running, Wire(running.port, associate_rq()) as wire:
         # It is kept beside the inbox, with its reason.
         assert wire.store(data_set(), "1.2.3.4") == 0

@@ -1,0 +1,110 @@
+"""The recorder in a process of its own: ``python -m dicom_node.recorder_process DESCRIPTOR``.
+
+Python runs one thread at a time. To read headers and build rows beside those who receive took a fifth of their speed;
+and a decoder that a hostile header brings down takes no association with it.
+"""
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from casebook.database import open_database
+from casebook.errors import StoreUnavailable
+from casebook.logs import configure_logs, get_logger
+from casebook.settings import Settings
+from dicom_node.inbox import GuestInbox, Landed
+from dicom_node.recorder import Recorder
+
+_LONGEST_END_S = 10.0
+_log = get_logger(__name__)
+
+
+class RecorderProcess:
+    """A recorder elsewhere; used by one thread at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection[Any, Any] | None = None
+
+    def start(self) -> None:
+        """Return once the process can record.
+
+        Raises
+        ------
+        StoreUnavailable
+            When it ended instead.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "dicom_node.recorder_process", str(theirs.fileno())]
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+        self._connection = Connection(ours.detach())
+        # The first answer says that it is ready.
+        self._ask(self._settings)
+
+    def record(self, landed: Sequence[Landed]) -> set[str]:
+        """Make rows and return the paths that still have none, because the database or the disk did not answer.
+
+        Raises
+        ------
+        StoreUnavailable
+            When the process ended; the next call starts another one.
+        """
+        if self._connection is None:
+            self.start()
+        left: set[str] = self._ask(list(landed))
+        return left
+
+    def close(self) -> None:
+        """End the process; what it was given and has not recorded is taken up at the next start."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._process is not None:
+            try:
+                self._process.wait(_LONGEST_END_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def _ask(self, message: object) -> Any:
+        connection = self._connection
+        if connection is None:
+            raise StoreUnavailable
+        try:
+            connection.send(message)
+            return connection.recv()
+        except (EOFError, OSError):
+            self.close()
+            _log.error("recorder_ended")
+            raise StoreUnavailable from None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Record what comes over the descriptor until its other end is closed."""
+    # Whoever stops the listener often tells its children too; this one is needed until the last row is written.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    configure_logs("listener")
+    connection: Connection[Any, Any] = Connection(int(arguments[0]))
+    settings: Settings = connection.recv()
+    engine = open_database(settings.database_url)
+    recorder = Recorder(GuestInbox(settings.data_directory), engine, settings)
+    connection.send(None)
+    try:
+        while True:
+            connection.send(recorder.record(connection.recv()))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return 0
+    finally:
+        engine.dispose()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
