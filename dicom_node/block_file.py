@@ -9,7 +9,8 @@ the ends of files, and small files go through the page cache: for them that is a
 import errno
 import mmap
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from dicom_node.file_system import FileSystem, StrPath
 
@@ -40,6 +41,15 @@ class Blocks:
     def give_back(self, block: memoryview) -> None:
         """Leave a block to another file."""
         self._spare.append(block)
+
+    @contextmanager
+    def borrowed(self) -> Iterator[memoryview]:
+        """Take a block for the time of a with statement."""
+        block = self.take()
+        try:
+            yield block
+        finally:
+            self.give_back(block)
 
 
 class BlockFile:

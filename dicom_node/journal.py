@@ -5,12 +5,12 @@ everyone reads, and once more into a segment of the journal, in one write that r
 after, one flush of the whole file system (syncfs(2)) covers every file, and the segment is wiped. A killed process
 loses nothing of either; after a power cut the start writes out again what a segment holds and a file lacks.
 
-What the journal does not take (both segments are full, the disk failed), its caller flushes as a file of its own.
+One object at a time goes this way. What comes meanwhile, and what finds both segments full or the disk failed, its
+caller flushes as a file of its own: parallel flushes of files are as fast as a queue for the journal.
 """
 
 import errno
 import os
-import secrets
 import struct
 import threading
 import zlib
@@ -31,12 +31,9 @@ _LEAST_ROOM = 20
 #: Records begin at multiples of this: direct writes want it, and no block of the device holds two. A block that is
 #: being written when the power fails may come out damaged, and the record before was promised already.
 _ALIGNMENT = 4096
-#: A segment begins with a block that holds its magic and its token. Every wipe makes a new token, so that neither an
-#: old record nor bytes that a sender made up pass for one.
-_SEGMENT = struct.Struct("<8s16s")
+#: Magic, length of the path, length of the content, CRC-32 of both.
+_HEADER = struct.Struct("<8sHII")
 _MAGIC = b"WETREADJ"
-#: Token, length of the path, length of the content, CRC-32 of both.
-_HEADER = struct.Struct("<16sHII")
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_DSYNC
 _log = get_logger(__name__)
 
@@ -44,25 +41,23 @@ _log = get_logger(__name__)
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Segment:
     descriptor: int
-    token: bytes = b""
     #: Where the next record begins.
-    end: int = _ALIGNMENT
-    #: Records that are being written.
-    writers: int = 0
+    end: int = 0
 
 
 class Journal:
     """The journal of one inbox; `append` may be called from every thread."""
 
     def __init__(self, directory: Path, files: FileSystem, blocks: Blocks, segment_bytes: int = SEGMENT_BYTES) -> None:
-        """Take the inbox's folder and the memory records are made in; `append` takes nothing before `start`."""
+        """Take the inbox's folder and aligned memory; `append` takes nothing before `start`."""
         self._directory = directory
         self._files = files
         self._blocks = blocks
         self._segment_bytes = segment_bytes
         self._paths = (directory / ".journal-0", directory / ".journal-1")
         self._segments: list[_Segment] = []
-        self._changed = threading.Condition()
+        #: Held while a record is written.
+        self._lock = threading.Lock()
         #: Of the segments: the empty ones, the one that is being filled, and those that the next checkpoint empties.
         self._clean: list[_Segment] = []
         self._active: _Segment | None = None
@@ -86,50 +81,45 @@ class Journal:
         content
             The whole file, a small one.
         """
-        name = path.encode("ascii")
-        size_bytes = _aligned(_HEADER.size + len(name) + len(content))
-        place = self._reserve(size_bytes)
-        if place is None:
+        if not self._lock.acquire(blocking=False):
             return False
-        segment, offset = place
-        block = self._blocks.take()
         try:
-            checksum = zlib.crc32(content, zlib.crc32(name))
-            _fill(block, _HEADER.pack(segment.token, len(name), len(content), checksum), name, content)
-            self._write_at(segment.descriptor, block[:size_bytes], offset)
+            return self._append(path.encode("ascii"), content)
         except OSError as error:
             self._give_up(error)
             return False
         finally:
-            self._blocks.give_back(block)
-            self._leave(segment)
+            self._lock.release()
+
+    def _append(self, name: bytes, content: memoryview) -> bool:
+        size_bytes = _aligned(_HEADER.size + len(name) + len(content))
+        segment = self._with_room_for(size_bytes)
+        if segment is None:
+            return False
+        header = _HEADER.pack(_MAGIC, len(name), len(content), zlib.crc32(content, zlib.crc32(name)))
+        with self._blocks.borrowed() as block:
+            end = 0
+            for part in (header, name, content, bytes(size_bytes - len(header) - len(name) - len(content))):
+                block[end : end + len(part)] = part
+                end += len(part)
+            self._write_at(segment, block[:end], segment.end)
+        segment.end += size_bytes
         return True
 
-    def _reserve(self, size_bytes: int) -> tuple[_Segment, int] | None:
-        with self._changed:
-            if not self._takes_objects or size_bytes > min(self._segment_bytes - _ALIGNMENT, BLOCK_BYTES):
-                return None
-            if self._active is not None and self._active.end + size_bytes > self._segment_bytes:
-                self._active = None
-                self._is_urgent.set()
-            if self._active is None:
-                if not self._clean:
-                    return None
-                self._active = self._clean.pop()
-                self._used.append(self._active)
-                self._is_used.set()
-            offset = self._active.end
-            self._active.end += size_bytes
-            self._active.writers += 1
-            return self._active, offset
+    def _with_room_for(self, size_bytes: int) -> _Segment | None:
+        if not self._takes_objects or size_bytes > min(self._segment_bytes, BLOCK_BYTES):
+            return None
+        if self._active is not None and self._active.end + size_bytes > self._segment_bytes:
+            self._active = None
+            self._is_urgent.set()
+        if self._active is None and self._clean:
+            self._active = self._clean.pop()
+            self._used.append(self._active)
+            self._is_used.set()
+        return self._active
 
-    def _leave(self, segment: _Segment) -> None:
-        with self._changed:
-            segment.writers -= 1
-            self._changed.notify_all()
-
-    def _write_at(self, descriptor: int, content: bytes | memoryview, offset: int) -> None:
-        if self._files.write_at(descriptor, [content], offset) != len(content):
+    def _write_at(self, segment: _Segment, content: memoryview, offset: int) -> None:
+        if self._files.write_at(segment.descriptor, [content], offset) != len(content):
             raise OSError(errno.EIO, "a short write")
 
     def _give_up(self, error: OSError) -> None:
@@ -141,9 +131,8 @@ class Journal:
 
     def checkpoint(self) -> None:
         """Make every file durable that the journal stands for, and wipe it; the body of the thread."""
-        with self._changed:
+        with self._lock:
             self._active, used, self._used = None, self._used, []
-            self._changed.wait_for(lambda: not any(segment.writers for segment in used))
         if not used:
             return
         try:
@@ -155,21 +144,16 @@ class Journal:
             # What was not wiped stays for the next start, which compares it with the files.
             self._give_up(error)
             return
-        with self._changed:
+        with self._lock:
             self._clean += used
 
     def _wipe(self, segment: _Segment, count: int) -> None:
         # With zeros and not by forgetting: the objects of a study that is deleted must not linger here.
-        block = self._blocks.take()
-        try:
-            _fill(block)
-            for offset in range(0, count, len(block)):
-                self._write_at(segment.descriptor, block[: count - offset], offset)
-            segment.token, segment.end = secrets.token_bytes(16), _ALIGNMENT
-            _fill(block, _SEGMENT.pack(_MAGIC, segment.token))
-            self._write_at(segment.descriptor, block[:_ALIGNMENT], 0)
-        finally:
-            self._blocks.give_back(block)
+        with self._blocks.borrowed() as block:
+            block[:] = bytes(BLOCK_BYTES)
+            for offset in range(0, count, BLOCK_BYTES):
+                self._write_at(segment, block[: count - offset], offset)
+        segment.end = 0
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -209,11 +193,12 @@ class Journal:
             return
         try:
             for path in self._paths:
-                self._segments.append(_Segment(descriptor=os.open(path, _FLAGS, 0o640)))
-                self._files.set_direct(self._segments[-1].descriptor, direct=True)
+                segment = _Segment(descriptor=os.open(path, _FLAGS, 0o640))
+                self._segments.append(segment)
+                self._files.set_direct(segment.descriptor, direct=True)
                 # Written in full: a block that was only reserved costs more when it is written for the first time.
-                self._wipe(self._segments[-1], self._segment_bytes)
-                self._files.flush(self._segments[-1].descriptor)
+                self._wipe(segment, self._segment_bytes)
+                self._files.flush(segment.descriptor)
             self._files.flush_directory(self._directory)
         except OSError as error:
             _log.warning("journal_not_used", reason="disk", error=type(error).__name__)
@@ -239,30 +224,15 @@ def _aligned(count: int) -> int:
     return count + -count % _ALIGNMENT
 
 
-def _fill(block: memoryview, *parts: bytes | memoryview) -> None:
-    """Put parts at the start of a block, and zeros up to the next multiple of the alignment, or to its end."""
-    end = 0
-    for part in parts:
-        block[end : end + len(part)] = part
-        end += len(part)
-    rest = (_aligned(end) if parts else len(block)) - end
-    block[end : end + rest] = bytes(rest)
-
-
 def _records(path: Path) -> Iterator[tuple[str, bytes]]:
     with path.open("rb") as file:
-        start = file.read(_ALIGNMENT)
-        if len(start) < _ALIGNMENT or not start.startswith(_MAGIC):
-            return
-        _, token = _SEGMENT.unpack_from(start)
         while len(header := file.read(_HEADER.size)) == _HEADER.size:
-            begin = file.tell() - _HEADER.size
-            found, name_bytes, content_bytes, checksum = _HEADER.unpack(header)
-            if found == token:
-                name, content = file.read(name_bytes), file.read(content_bytes)
-                if zlib.crc32(content, zlib.crc32(name)) == checksum:
-                    yield name.decode("ascii", "replace"), content
-                    file.seek(_aligned(file.tell()))
-                    continue
-            # Not written to its end, and so never acknowledged; what lies behind it may be.
-            file.seek(begin + _ALIGNMENT)
+            magic, name_bytes, content_bytes, checksum = _HEADER.unpack(header)
+            if magic != _MAGIC:
+                return
+            name, content = file.read(name_bytes), file.read(content_bytes)
+            if zlib.crc32(content, zlib.crc32(name)) != checksum:
+                # Not written to its end, and so the last: the next one was begun only when this one was durable.
+                return
+            yield name.decode("ascii", "replace"), content
+            file.seek(_aligned(file.tell()))

@@ -14,9 +14,9 @@ from dicom_node.statuses import SUCCESS, status_of
 
 #: How often an object that takes long tells so; a fast one is there before it has to.
 _TOUCH_INTERVAL_S = 1.0
-#: The start of the data set is kept in memory: its UIDs are looked at, and what is no longer than this is indexed,
-#: without reading back.
-_HEAD_BYTES = 32768
+#: The start of the data set is kept in memory: its UIDs are looked at and it is indexed without reading back, but for
+#: the rare header that is longer.
+_HEAD_BYTES = 8192
 _log = get_logger(__name__)
 
 
