@@ -247,6 +247,8 @@ class FastUpperLayer(DULServiceProvider):
         self._slices: list[memoryview] = []
         self._written_at = 0.0
         self._finishing = False
+        #: What we stated when the association was negotiated; 0 is no limit, negative is not known yet.
+        self._longest_pdu_bytes = -1
         self.has_ended = False
 
     @property
@@ -468,8 +470,10 @@ class FastUpperLayer(DULServiceProvider):
         self.event_queue.put(event)
 
     def _require_length(self, length: int) -> None:
-        stated = int(self.assoc.acceptor.maximum_length or 0)
-        if stated and length > stated + _PDU_LENGTH_TOLERANCE:
+        if self._longest_pdu_bytes < 0:
+            # Asked once: it is looked up in the list of negotiated items each time.
+            self._longest_pdu_bytes = int(self.assoc.acceptor.maximum_length or 0)
+        if self._longest_pdu_bytes and length > self._longest_pdu_bytes + _PDU_LENGTH_TOLERANCE:
             raise _Invalid
 
     def _require_inflow(self) -> _Inflow:

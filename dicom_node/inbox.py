@@ -285,8 +285,13 @@ class Arrival:
         except OSError as error:
             raise of_os_error(error) from None
 
-    def commit(self) -> Landed:
+    def commit(self, head: bytes = b"") -> Landed:
         """Return when the object is durable under its name.
+
+        Parameters
+        ----------
+        head
+            The start of the data set, for whoever makes its row.
 
         Raises
         ------
@@ -317,6 +322,7 @@ class Arrival:
             received_at=time.time(),
             envelope=self.envelope,
             data_set_offset=self.data_set_offset,
+            head=head,
         )
 
     def _make_durable(self, file: BlockFile, name: str) -> None:

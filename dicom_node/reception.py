@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from casebook.errors import InvalidObject, StoreUnavailable
@@ -124,8 +123,7 @@ class Reception:
         if self._failure is None and self._arrival is not None:
             try:
                 self._require_identity(self._arrival)
-                landed = self._arrival.commit()
-                self._index.submit(replace(landed, head=self._head))
+                self._index.submit(self._arrival.commit(self._head))
             except Exception as error:  # noqa: BLE001 - process edge
                 self._fail(error)
         self._reservation.end()
