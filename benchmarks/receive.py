@@ -29,7 +29,9 @@ import pytest
 from benchmarks.evidence import REPOSITORY, print_report
 from benchmarks.raw_sender import Association, associate_request
 from casebook.settings import ListenerSettings
-from dicom_node.file_system import kind_of_file_system
+from dicom_node.block_file import Blocks
+from dicom_node.file_system import FileSystem, kind_of_file_system
+from dicom_node.journal import Journal
 from integration_tests import foreign
 from integration_tests.listener_process import AE_TITLE, listener, rows
 
@@ -117,6 +119,8 @@ class Receiver:
     stored: Callable[[], int]
     #: It speaks no DICOM: the disk alone.
     is_limit: bool = False
+    #: False while it still writes what it has answered.
+    is_settled: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,12 +149,15 @@ def _ours(folder: Path, name: str, **options: object) -> Iterator[Receiver]:
     # The settings a site gets that changes nothing.
     shipped = ListenerSettings().model_dump(mode="json", exclude={"port"})
     with listener(folder / "data", options=shipped | options) as running:
+        inbox = running.data_directory / "inbox"
         yield Receiver(
             name=name,
             port=running.port,
             pid=running.running.pid,
             called=AE_TITLE,
             stored=lambda: len(rows(running.data_directory)),
+            # Its checkpoint is not left to the next receiver to pay for.
+            is_settled=lambda: not any(True for _ in Journal(inbox, FileSystem(), Blocks()).records()),
         )
 
 
@@ -253,7 +260,7 @@ class _Process:
 
     def cpu_s(self) -> float:
         total = 0.0
-        for one in (self._process, *self._process.children(recursive=True)):
+        for one in self._all():
             with suppress(psutil.Error):
                 used = one.cpu_times()
                 total += used.user + used.system
@@ -262,15 +269,26 @@ class _Process:
         return total
 
     def rss_mib(self) -> float:
-        return float(self._process.memory_info().rss / _MIB)
+        return self._sum("VmRSS:")
 
     def forget_peak(self) -> None:
-        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5", encoding="ascii")
+        for one in self._all():
+            with suppress(OSError):
+                Path(f"/proc/{one.pid}/clear_refs").write_text("5", encoding="ascii")
 
     def peak_rss_mib(self) -> float:
-        status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii", errors="replace")
-        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) / 1024
+        return self._sum("VmHWM:")
+
+    def _all(self) -> list[psutil.Process]:
+        return [self._process, *self._process.children(recursive=True)]
+
+    def _sum(self, name: str) -> float:
+        total_kib = 0
+        for one in self._all():
+            with suppress(OSError):
+                status = Path(f"/proc/{one.pid}/status").read_text(encoding="ascii", errors="replace")
+                total_kib += sum(int(line.split()[1]) for line in status.splitlines() if line.startswith(name))
+        return total_kib / 1024
 
 
 def _send(receiver: Receiver, arguments: Sequence[object]) -> Mapping[str, float]:
@@ -309,7 +327,7 @@ def measure(receiver: Receiver, load: Load, first_number: int) -> Measured:
         foreign.wait_until(lambda: receiver.stored() >= before + load.count, timeout_s=20.0)
     except TimeoutError:
         raise VoidComparison(f"{receiver.name}: {receiver.stored() - before} of {load.count} objects") from None
-    return Measured(
+    measured = Measured(
         objects_per_s=load.count / sent["duration_s"],
         bytes_per_s=sent["data_set_bytes"] / sent["duration_s"],
         median_ms=sent["median_s"] * 1000,
@@ -318,6 +336,8 @@ def measure(receiver: Receiver, load: Load, first_number: int) -> Measured:
         peak_rss_mib=process.peak_rss_mib(),
         listed_after_ms=(time.monotonic() - end_s) * 1000,
     )
+    foreign.wait_until(receiver.is_settled, timeout_s=20.0)
+    return measured
 
 
 def idle_percent(receiver: Receiver, associations: int, seconds: float) -> tuple[float, float]:
@@ -472,11 +492,9 @@ def run(shape: Shape, folder: Path, seed: int) -> None:
     measured = ratios(results)
     for name, target in TARGETS.items():
         which, peer = name.split("_vs_")
-        # No receiver that keeps a file per object before it answers is faster than this.
-        allows = (
-            f"   (the disk allows {measured[name] / measured[f'{which}_vs_limit']:.2f})" if peer == "orthanc" else ""
-        )
-        print(_against_target(name, measured[name], target, at_least=True) + allows)
+        # A receiver that writes its files through the page cache and flushes each is not faster than this.
+        limit = f"   (limit: {measured[name] / measured[f'{which}_vs_limit']:.2f})" if peer == "orthanc" else ""
+        print(_against_target(name, measured[name], target, at_least=True) + limit)
     print(_against_target("large_object_rss_mib", large["ours"], LARGE_TARGET_MIB, at_least=False))
     print(_against_target("idle_core_percent", idle["ours"][0], IDLE_TARGET_PERCENT, at_least=False))
     print(_against_target("association_ms", set_ups["ours"], ASSOCIATION_TARGET_MS, at_least=False))
