@@ -1,11 +1,10 @@
 """Where received objects land: durable under a final name, or not there at all.
 
-``inbox/<2 hex digits>/<SOP Instance UID>_<unique>_<size>.dcm``. The order is: temporary file in the same
-directory, every byte, rename, then for a small object the journal, for every other one fsync(file), and
-fsync(directory) where the file system needs it. The file is a
-DICOM file (PS3.10) that names its sender in the file meta information, so the index can be rebuilt from the
-folder alone. The size in the name tells a whole file from one that a power cut shortened between rename and
-fsync. A repeated SOP Instance UID gets a name of its own: the first file is never touched.
+``inbox/<2 hex digits>/<SOP Instance UID>_<unique>_<size>.dcm``. The order is: temporary file in the same directory,
+every byte, rename, then for a small object the journal, for every other one fsync(file), and fsync(directory) where
+the file system needs it. The file is a DICOM file (PS3.10) that names its sender in the file meta information, so the
+index can be rebuilt from the folder alone. The size in the name tells a whole file from one that a power cut shortened
+between rename and fsync. A repeated SOP Instance UID gets a name of its own: the first file is never touched.
 """
 
 import fcntl
