@@ -11,6 +11,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 
+from casebook import tables
 from casebook.study import InstanceStatus, StudyState
 from dicom_node.tests import peers
 from integration_tests import foreign, node
@@ -63,9 +64,11 @@ class Hospital:
         return [[one for one in peer.received() if uid in one] for peer in self.ris]
 
     def rows(self, study: PhantomStudy) -> dict[str, list[object]]:
-        """Return every row that a later message could change."""
-        tables = ("study", "instance", "job", "attempt", "reading", "output", "audit")
-        of_study = {table: f"SELECT * FROM {table} WHERE study_instance_uid = :uid ORDER BY 1" for table in tables}
+        """Return every row that a later message could change; a digest is computed when an object repeats."""
+        names = ("study", "job", "attempt", "reading", "output", "audit")
+        of_study = {table: f"SELECT * FROM {table} WHERE study_instance_uid = :uid ORDER BY 1" for table in names}
+        columns = ", ".join(column.name for column in tables.instance.c if column.name != "sha256")
+        of_study["instance"] = f"SELECT {columns} FROM instance WHERE study_instance_uid = :uid ORDER BY id"
         of_study["attempt"] = (
             "SELECT attempt.* FROM attempt JOIN job ON job.id = attempt.job_id WHERE study_instance_uid = :uid"
         )

@@ -94,8 +94,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ListenerProces
 @pytest.fixture
 def base(running: ListenerProcess) -> Iterator[Resources]:
     """What the listener holds at rest; afterwards it must hold no more, and still receive."""
-    # An association of the test before may still be ending: acceptor, indexer and main thread are what is left.
-    before = running.wait_until_idle(Resources(threads=3, descriptors=24, rss_bytes=0))
+    # An association of the test before may still be ending: acceptor, indexer, journal and main thread are what is left.
+    before = running.wait_until_idle(Resources(threads=4, descriptors=24, rss_bytes=0))
     yield before
     running.wait_until_idle(before)
     assert running.temporaries() == []
