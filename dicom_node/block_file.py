@@ -64,7 +64,7 @@ class BlockFile:
         "_path",
         "descriptor",
         "size_bytes",
-    )  # fmt: skip
+    )
 
     def __init__(self, files: FileSystem, blocks: Blocks, path: StrPath) -> None:
         self._files = files

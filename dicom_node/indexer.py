@@ -1,4 +1,4 @@
-"""The line of durable objects that wait for their rows: in batches, at most 100 ms after their acknowledgement.
+"""The line of durable objects that wait for their rows: in batches, about 100 ms after their acknowledgement.
 
 Only where a site wants each row before its acknowledgement does a sender wait for it. Nothing depends on this thread
 having run: at start it takes up every file without a row.

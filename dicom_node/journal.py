@@ -1,6 +1,6 @@
 """Small objects become durable in a journal, while their files are still on the way to the device.
 
-To flush a file of 20 KB takes ten times as long as to write it. So a small object is written to its file, which
+To flush a file of 20 KB takes eight times as long as to write it. So a small object is written to its file, which
 everyone reads, and once more into a segment of the journal, in one write that returns when it is on the device. Soon
 after, one flush of the whole file system (syncfs(2)) covers every file, and the segment is wiped. A killed process
 loses nothing of either; after a power cut the start writes out again what a segment holds and a file lacks.
