@@ -19,7 +19,7 @@ BLOCK_BYTES = 1 << 20
 #: Files that are no larger than this go through the page cache.
 SMALL_FILE_BYTES = 128 * 1024
 #: Address, offset and length of a direct write are multiples of this; no common device has larger logical blocks.
-_ALIGNMENT = 4096
+ALIGNMENT = 4096
 #: Blocks that are kept for the files to come.
 _MOST_SPARE_BLOCKS = 8
 
@@ -124,7 +124,7 @@ class BlockFile:
             if self.size_bytes > SMALL_FILE_BYTES:
                 self._is_direct = self._files.set_direct(self.descriptor, direct=True)
         end, self._filled_bytes = self._filled_bytes, 0
-        aligned = end - end % _ALIGNMENT if self._is_direct else end
+        aligned = end - end % ALIGNMENT if self._is_direct else end
         self._write(self._block[:aligned])
         if aligned < end:
             self._leave_direct()
@@ -141,7 +141,7 @@ class BlockFile:
                 written = 0
                 self._leave_direct()
             rest = rest[written:]
-            if written % _ALIGNMENT:
+            if written % ALIGNMENT:
                 # A short write, on a nearly full disk for one: what follows begins inside a block of the device.
                 self._leave_direct()
 

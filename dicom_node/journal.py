@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from casebook.logs import get_logger
-from dicom_node.block_file import BLOCK_BYTES, Blocks
+from dicom_node.block_file import ALIGNMENT, BLOCK_BYTES, Blocks
 from dicom_node.file_system import FileSystem
 
 #: Of each of the two segments; several hundred small objects.
@@ -28,9 +28,6 @@ SEGMENT_BYTES = 16 << 20
 CHECKPOINT_INTERVAL_S = 1.0
 #: With less free space than so many times its own size the journal does not run.
 _LEAST_ROOM = 20
-#: Records begin at multiples of this: direct writes want it, and no block of the device holds two. A block that is
-#: being written when the power fails may come out damaged, and the record before was promised already.
-_ALIGNMENT = 4096
 #: Magic, length of the path, length of the content, CRC-32 of both.
 _HEADER = struct.Struct("<8sHII")
 _MAGIC = b"WETREADJ"
@@ -221,7 +218,9 @@ class Journal:
 
 
 def _aligned(count: int) -> int:
-    return count + -count % _ALIGNMENT
+    # Not only for direct writes: no block of the device may hold two records. One that is being written when the power
+    # fails may come out damaged, and the record before was promised already.
+    return count + -count % ALIGNMENT
 
 
 def _records(path: Path) -> Iterator[tuple[str, bytes]]:
