@@ -137,6 +137,8 @@ class ListenerSettings(_Frozen):
     """Seconds of silence after which an association is aborted."""
     min_free_bytes: int = Field(default=2_000_000_000, ge=0)
     """Free space under which nothing more is accepted."""
+    processes: int = Field(default=2, ge=1)
+    """Processes that receive; associations are spread over them. 1 receives in the listener's own."""
     row_before_ack: bool = False
     """Answer a sender only when the database knows the object too. Nothing is safer by it: a start finds every
     acknowledged object on disk. It is slower, and an object is refused while the database does not answer."""

@@ -1,11 +1,12 @@
 """Who may associate, and for what: allow-lists, limits and presentation contexts of one A-ASSOCIATE-RQ."""
 
 import ipaddress
-import threading
-from collections import Counter, defaultdict
+import mmap
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from multiprocessing import get_context
 from typing import Any
 
 from pydicom.uid import (
@@ -46,13 +47,23 @@ TOO_MANY_OF_ONE = Rejection(result=2, source=3, diagnostic=2, name="local_limit_
 CONGESTED = Rejection(result=2, source=3, diagnostic=1, name="temporary_congestion")
 
 
+#: An AE title has 16 characters at most (PS3.5 6.2); one more says that the place is taken.
+_PLACE_BYTES = 17
+_FREE = bytes(_PLACE_BYTES)
+
+
 class Register:
-    """The associations at this time, in total and by calling AE title."""
+    """The associations at this time, in total and by calling AE title.
+
+    This process and those that are forked from it afterwards share it.
+    """
 
     def __init__(self, settings: ListenerSettings) -> None:
         self._settings = settings
-        self._lock = threading.Lock()
-        self._ae_title_of: dict[object, str] = {}
+        self._lock = get_context("fork").Lock()
+        self._places = mmap.mmap(-1, settings.max_associations * _PLACE_BYTES)
+        #: Of the associations of this process.
+        self._place_of: dict[object, int] = {}
         self._networks = tuple(ipaddress.ip_network(text, strict=False) for text in settings.allowed_networks)
 
     def allows_address(self, address: str) -> bool:
@@ -79,21 +90,34 @@ class Register:
             return CALLING_AE_TITLE
         if not has_room:
             return CONGESTED
+        # A place that is taken never begins with a zero.
+        wanted = b"\1" + calling.encode("utf-8", "replace")[: _PLACE_BYTES - 1].ljust(_PLACE_BYTES - 1)
         with self._lock:
-            if len(self._ae_title_of) >= settings.max_associations:
+            places = self._all_places()
+            if _FREE not in places:
                 return TOO_MANY
-            if Counter(self._ae_title_of.values())[calling] >= settings.max_associations_per_ae:
+            if places.count(wanted) >= settings.max_associations_per_ae:
                 return TOO_MANY_OF_ONE
-            self._ae_title_of[association] = calling
+            self._place_of[association] = places.index(_FREE)
+            self._set_place(self._place_of[association], wanted)
         return None
 
     def leave(self, association: object) -> None:
-        """Forget an association that ended; one that was never admitted is no error."""
+        """Forget an association of this process that ended; one that was never admitted is no error."""
         with self._lock:
-            self._ae_title_of.pop(association, None)
+            place = self._place_of.pop(association, None)
+            if place is not None:
+                self._set_place(place, _FREE)
 
     def __len__(self) -> int:
-        return len(self._ae_title_of)
+        return sum(place != _FREE for place in self._all_places())
+
+    def _all_places(self) -> list[bytes]:
+        content = self._places[:]
+        return [content[start : start + _PLACE_BYTES] for start in range(0, len(content), _PLACE_BYTES)]
+
+    def _set_place(self, number: int, content: bytes) -> None:
+        self._places[number * _PLACE_BYTES : (number + 1) * _PLACE_BYTES] = content
 
 
 #: Uncompressed ones, best first: explicit VR keeps the VRs of private elements, and a sender that offers the retired

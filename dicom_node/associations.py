@@ -1,22 +1,30 @@
-"""How a connection becomes an association of pynetdicom: the fast one of `data_phase`, or the stock one.
+"""How a connection becomes an association: pynetdicom negotiates, `data_phase` receives, `reception` answers.
 
 The fast data phase leans on names of pynetdicom that are not its public interface. When one of them is gone, the
 stock loop takes over, slower and just as durable, and says so loudly.
 """
 
+import socket
 import threading
+import time
+from ctypes import c_int64
 from functools import cache
 from typing import Any
 
-from pynetdicom import evt
+from pynetdicom import AE, _config, evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.service_class import StorageServiceClass
-from pynetdicom.transport import AddressInformation, AssociationSocket, RequestHandler
+from pynetdicom.transport import AddressInformation, AssociationServer, AssociationSocket, RequestHandler
 
 from casebook.logs import get_logger
+from casebook.settings import ListenerSettings, Settings
+from dicom_node.admission import VERIFICATION, Register, contexts_for
 from dicom_node.data_phase import FastAssociation, breaches
+from dicom_node.inbox import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Envelope
+from dicom_node.reception import Receiver
+from dicom_node.tls import Handshakes
 
 _log = get_logger(__name__)
 
@@ -97,3 +105,154 @@ def _counted(kind: type[Any]) -> type[Any]:
                 raise
 
     return Counted
+
+
+class Associations:
+    """The associations of one process."""
+
+    def __init__(
+        self, settings: Settings, receiver: Receiver, register: Register, running: c_int64 | None = None
+    ) -> None:
+        """Take who receives, who admits, and where threads that run are counted if another process looks on."""
+        self._settings: ListenerSettings = settings.listener
+        self._running = c_int64() if running is None else running
+        self._receiver = receiver
+        self._register = register
+        # The handlers of pynetdicom log names and values of data sets.
+        _config.LOG_HANDLER_LEVEL = "none"
+        self._server = self._make_server()
+        self._handshakes = Handshakes(settings.listener.tls) if settings.listener.tls is not None else None
+
+    @property
+    def running(self) -> int:
+        """Association threads that run, admitted or not."""
+        return self._running.value
+
+    def take(self, connection: socket.socket, address: Any) -> None:
+        """Make an association of a connection whose first byte has come."""
+        if self._handshakes is None:
+            self._start_association(connection, address)
+        else:
+            self._handshakes.begin(connection, address, self._start_association)
+
+    def stop(self, grace_s: float = 10.0) -> None:
+        """Finish the objects in flight and end every association."""
+        deadline = time.monotonic() + grace_s
+        running = [one for one in self._server.active_associations if one.is_alive()]
+        for association in running:
+            association.finish()
+        for association in running:
+            association.join(max(0.1, deadline - time.monotonic()))
+            if association.is_alive() and association.is_established:
+                association.abort()
+        _log.info("associations_ended", count=len(running))
+
+    def handlers(self) -> list[tuple[Any, ...]]:
+        """Everything that can happen on an association, on one screen."""
+        return [
+            (evt.EVT_REQUESTED, self._on_requested),
+            (evt.EVT_C_ECHO, _on_echo),
+            (evt.EVT_C_STORE, self._on_store),
+        ]
+
+    def _make_server(self) -> Any:
+        settings = self._settings
+        entity = AE(settings.ae_title)
+        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        entity.maximum_pdu_size = settings.max_pdu_bytes
+        entity.acse_timeout = settings.acse_timeout_s
+        entity.network_timeout = settings.network_timeout_s
+        entity.dimse_timeout = settings.network_timeout_s
+        # The register counts; pynetdicom's own count includes threads that are about to end.
+        entity.maximum_associations = 1_000_000
+        entity.add_supported_context(VERIFICATION)
+        server: Any = entity.make_server(
+            (settings.host, settings.port),
+            evt_handlers=self.handlers(),
+            server_class=_Server,
+            request_handler=AssociationStarter,
+        )
+        # Upstream's own socket, which nobody listens on.
+        server.server_close()
+        server.receiver = self._receiver
+        server.register = self._register
+        server.running = self._running
+        return server
+
+    def _start_association(self, connection: socket.socket, address: Any) -> None:
+        # From here on pynetdicom's timeouts rule (ARTIM, network).
+        connection.settimeout(self._settings.network_timeout_s)
+        try:
+            self._server.process_request(connection, address)
+        except Exception:  # noqa: BLE001 - logged with its place
+            # Process edge: one connection must not end the acceptor.
+            _log.exception("association_not_started", peer=address[0])
+            connection.close()
+
+    def _on_requested(self, event: Any) -> None:
+        association = event.assoc
+        request = association.requestor.primitive
+        rejection = self._register.admit(
+            association,
+            called=request.called_ae_title,
+            calling=request.calling_ae_title,
+            has_room=self._receiver.is_open,
+            application_context=str(request.application_context_name),
+        )
+        if rejection is None:
+            association.acceptor.supported_contexts = contexts_for(request.presentation_context_definition_list)
+            return
+        _log.warning(
+            "association_rejected",
+            reason=rejection.name,
+            ae_title=request.calling_ae_title.strip(),
+            peer=association.requestor.address,
+        )
+        association.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
+        association.kill()
+
+    def _on_store(self, event: Any) -> int:
+        """Receive in one piece, for the stock loop; `data_phase` streams into the same reception."""
+        request = event.request
+        envelope = Envelope(
+            sop_class_uid=str(request.AffectedSOPClassUID),
+            sop_instance_uid=str(request.AffectedSOPInstanceUID),
+            transfer_syntax_uid=str(event.context.transfer_syntax),
+            calling_ae_title=event.assoc.requestor.ae_title.strip(),
+            peer_address=event.assoc.requestor.address,
+        )
+        reception = self._receiver.begin(envelope)
+        reception.write([request.DataSet.getbuffer()])
+        return reception.finish()
+
+
+def _on_echo(_event: Any) -> int:
+    """Answer C-ECHO: success (PS3.4 A.4)."""
+    return 0x0000
+
+
+class _Server(AssociationServer):
+    """pynetdicom's server, without its port and its accept loop."""
+
+    receiver: Receiver
+    register: Register
+    #: Of association threads that run, admitted or not.
+    running: c_int64
+    _lock = threading.Lock()
+
+    def server_bind(self) -> None:
+        """Bind nothing: connections are handed over by whoever accepts them."""
+
+    def server_activate(self) -> None:
+        """Listen to nothing."""
+
+    def entered(self) -> None:
+        """Count an association thread that starts."""
+        with self._lock:
+            self.running.value += 1
+
+    def left(self) -> None:
+        """Count an association thread that ends."""
+        with self._lock:
+            self.running.value -= 1

@@ -1,7 +1,9 @@
 """Whether there is room for more: free bytes and inodes, with bytes on their way reserved, and with hysteresis."""
 
+import mmap
 import threading
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 
 from casebook.errors import StorageFull
@@ -19,16 +21,49 @@ _RESERVATION_STEP_BYTES = 8 * 1024 * 1024
 _log = get_logger(__name__)
 
 
+class ReservedBytes:
+    """What is set aside on one disk, by this process and by those that are forked from it afterwards."""
+
+    def __init__(self) -> None:
+        self._lock = get_context("fork").Lock()
+        self._count = memoryview(mmap.mmap(-1, 8)).cast("q")
+
+    @property
+    def count(self) -> int:
+        """Bytes."""
+        return self._count[0]
+
+    def add(self, size_bytes: int, most: int) -> bool:
+        """Set bytes aside, unless there would be more than the most; return whether they are."""
+        with self._lock:
+            if self._count[0] + size_bytes > most:
+                return False
+            self._count[0] += size_bytes
+            return True
+
+    def give_back(self, size_bytes: int) -> None:
+        """Set them aside no longer."""
+        with self._lock:
+            self._count[0] -= size_bytes
+
+
 class DiskGate:
     """Closes before the disk is full, so that what is half received can still be finished."""
 
-    def __init__(self, directory: Path, min_free_bytes: int, files: FileSystem, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        min_free_bytes: int,
+        files: FileSystem,
+        monotonic: Callable[[], float],
+        reserved: ReservedBytes | None = None,
+    ) -> None:
         self._directory = directory
         self._min_free_bytes = min_free_bytes
         self._files = files
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._reserved_bytes = 0
+        self._reserved = reserved or ReservedBytes()
         self._asked_at = float("-inf")
         self._free_bytes = 0
         self._free_inodes: int | None = None
@@ -61,14 +96,12 @@ class DiskGate:
         """
         with self._lock:
             self._look()
-            if self._free_bytes - self._reserved_bytes < size_bytes:
-                raise StorageFull
-            self._reserved_bytes += size_bytes
+        if not self._reserved.add(size_bytes, self._free_bytes):
+            raise StorageFull
 
     def release(self, size_bytes: int) -> None:
         """Give reserved bytes back: they are written now, or never will be."""
-        with self._lock:
-            self._reserved_bytes -= size_bytes
+        self._reserved.give_back(size_bytes)
 
     def _look(self) -> bool:
         now = self._monotonic()
@@ -80,7 +113,7 @@ class DiskGate:
         except OSError:
             self._free_bytes, self._free_inodes = 0, 0
         percent = 100 if self._is_open else _REOPEN_PERCENT
-        enough_bytes = self._free_bytes - self._reserved_bytes >= self._min_free_bytes * percent // 100
+        enough_bytes = self._free_bytes - self._reserved.count >= self._min_free_bytes * percent // 100
         inodes_wanted = _MIN_FREE_INODES * (1 if self._is_open else 2)
         enough_inodes = self._free_inodes is None or self._free_inodes >= inodes_wanted
         if (enough_bytes and enough_inodes) != self._is_open:

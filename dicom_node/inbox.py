@@ -29,6 +29,8 @@ from dicom_node.journal import Journal
 IMPLEMENTATION_CLASS_UID = "2.25.156402173689225470915437264078413391467"
 IMPLEMENTATION_VERSION_NAME = "WETREAD_0_1"
 
+#: The processes of a listener that was killed hold the inbox until they have noticed.
+_LONGEST_FAREWELL_S = 2.0
 _TEMPORARY = ".tmp"
 #: PS3.5 9.1 allows digits and dots, 64 at most. Leading zeros and empty components occur and harm nobody.
 _UID = re.compile(r"[0-9.]{1,64}")
@@ -78,12 +80,12 @@ class Landed:
 
 
 class Inbox:
-    """The folder of received objects; one process at a time owns it."""
+    """The folder of received objects; one process at a time owns it, with those that are forked from it."""
 
     #: Whether this is the process that sweeps, restores, and keeps the journal.
     is_owner = True
 
-    def __init__(self, data_directory: Path, files: FileSystem | None = None) -> None:
+    def __init__(self, data_directory: Path, files: FileSystem | None = None, journal_name: str = "0") -> None:
         """Take the folder, sweep what a death left half written, and restore what a power cut took.
 
         Raises
@@ -108,7 +110,7 @@ class Inbox:
         self._process_token = secrets.token_hex(4)
         self._numbers = itertools.count()
         self.blocks = Blocks()
-        self.journal = Journal(self.directory, self.files, self.blocks)
+        self.journal = Journal(self.directory, self.files, self.blocks, name=journal_name)
         if self.is_owner:
             self._sweep()
             self._restore()
@@ -185,12 +187,17 @@ class Inbox:
 
     def _take_ownership(self) -> int:
         descriptor = os.open(self.directory / ".owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            raise UnsafeStorage("Another listener already receives into this data directory.") from None
-        return descriptor
+        deadline = time.monotonic() + _LONGEST_FAREWELL_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.02)
+                    continue
+                os.close(descriptor)
+                raise UnsafeStorage("Another listener already receives into this data directory.") from None
+            return descriptor
 
     def _restore(self) -> None:
         count = 0

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from casebook import store
 from casebook.database import read, write
@@ -19,7 +18,7 @@ from casebook.errors import StoreUnavailable
 from casebook.logs import get_logger
 from casebook.settings import Settings
 from dicom_node.inbox import Inbox, Landed
-from dicom_node.recorder import Recorder, Records
+from dicom_node.recorder import Records
 
 #: An object's row is committed at most about this long after its acknowledgement, while the database is quick.
 BATCH_INTERVAL_S = 0.05
@@ -49,17 +48,10 @@ class Indexer:
     """Turns landed objects into rows; one thread."""
 
     def __init__(
-        self,
-        inbox: Inbox,
-        engine: Engine,
-        settings: Settings,
-        clock: Callable[[], float] = time.time,
-        records: Records | None = None,
+        self, inbox: Inbox, records: Records, settings: Settings, clock: Callable[[], float] = time.time
     ) -> None:
-        """Take what waits for rows, and who makes them; this process does where nobody is named."""
         self._inbox = inbox
-        self._records = records or Recorder(inbox, engine, settings, clock)
-        self._engine = engine
+        self._records = records
         self._settings = settings
         self._clock = clock
         self._waiting: deque[_Entry] = deque()
@@ -113,14 +105,14 @@ class Indexer:
             self._touched[study_instance_uid] = self._clock() + quiet_period_s
         self._something_waits.set()
 
-    def start(self) -> int:
-        """Take up what an earlier process left without a row, start the thread, and return how many they are.
+    def take_up(self, engine: Engine) -> int:
+        """Put in line what an earlier process left without a row, and return how many they are.
 
         Nothing was received meanwhile, so that no study was quiet: each waits for another quiet period.
         """
-        with write(self._engine) as connection:
+        with write(engine) as connection:
             store.touch_all(connection, self._clock() + self._settings.listener.quiet_period_s)
-        with read(self._engine) as connection:
+        with read(engine) as connection:
             known = store.known_paths(connection)
         count = 0
         for landed in self._inbox.scan(known):
@@ -128,8 +120,11 @@ class Indexer:
             count += 1
         if count:
             _log.info("inbox_scanned", count=count)
-        self._thread.start()
         return count
+
+    def start(self) -> None:
+        """Make rows from now on."""
+        self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """Index what waits, then end; what is left is taken up at the next start."""
@@ -215,10 +210,9 @@ class Indexer:
         if not touched:
             return
         try:
-            with write(self._engine) as connection:
-                store.touch(connection, touched)
-        except SQLAlchemyError:
+            self._records.touch(touched)
+        except StoreUnavailable:
             with self._touching:
                 # What came in between is newer.
                 self._touched = touched | self._touched
-            raise StoreUnavailable from None
+            raise

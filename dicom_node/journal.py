@@ -5,8 +5,9 @@ everyone reads, and once more into a segment of the journal, in one write that r
 after, one flush of the whole file system (syncfs(2)) covers every file, and the segment is wiped. A killed process
 loses nothing of either; after a power cut the start writes out again what a segment holds and a file lacks.
 
-One object at a time goes this way. What comes meanwhile, and what finds both segments full or the disk failed, its
-caller flushes as a file of its own: parallel flushes of files are as fast as a queue for the journal.
+Each process that receives has a journal of its own, and one object at a time goes this way. What comes meanwhile, and
+what finds both segments full or the disk failed, its caller flushes as a file of its own: parallel flushes of files
+are as fast as a queue for the journal.
 """
 
 import errno
@@ -14,12 +15,12 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from casebook.logs import get_logger
-from dicom_node.block_file import ALIGNMENT, BLOCK_BYTES, Blocks
+from dicom_node.block_file import ALIGNMENT, BLOCK_BYTES, SMALL_FILE_BYTES, Blocks
 from dicom_node.file_system import FileSystem
 
 #: Of each of the two segments; several hundred small objects.
@@ -30,6 +31,7 @@ CHECKPOINT_INTERVAL_S = 1.0
 _LEAST_ROOM = 20
 #: Magic, length of the path, length of the content, CRC-32 of both.
 _HEADER = struct.Struct("<8sHII")
+_PREFIX = ".journal-"
 _MAGIC = b"WETREADJ"
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_DSYNC
 _log = get_logger(__name__)
@@ -45,13 +47,20 @@ class _Segment:
 class Journal:
     """The journal of one inbox; `append` may be called from every thread."""
 
-    def __init__(self, directory: Path, files: FileSystem, blocks: Blocks, segment_bytes: int = SEGMENT_BYTES) -> None:
-        """Take the inbox's folder and aligned memory; `append` takes nothing before `start`."""
+    def __init__(
+        self,
+        directory: Path,
+        files: FileSystem,
+        blocks: Blocks,
+        segment_bytes: int = SEGMENT_BYTES,
+        name: str = "0",
+    ) -> None:
+        """Take the inbox's folder, aligned memory, and a name of its own; `append` takes nothing before `start`."""
         self._directory = directory
         self._files = files
         self._blocks = blocks
         self._segment_bytes = segment_bytes
-        self._paths = (directory / ".journal-0", directory / ".journal-1")
+        self._paths = [directory / f"{_PREFIX}{name}-{number}" for number in range(2)]
         self._segments: list[_Segment] = []
         #: Held while a record is written.
         self._lock = threading.Lock()
@@ -136,7 +145,7 @@ class Journal:
             # The file of each record was written before the record: this covers them all.
             self._files.flush_everything(used[0].descriptor)
             for segment in used:
-                self._wipe(segment, segment.end)
+                self._wipe(segment)
         except OSError as error:
             # What was not wiped stays for the next start, which compares it with the files.
             self._give_up(error)
@@ -144,13 +153,17 @@ class Journal:
         with self._lock:
             self._clean += used
 
-    def _wipe(self, segment: _Segment, count: int) -> None:
-        # With zeros and not by forgetting: the objects of a study that is deleted must not linger here.
+    def _wipe(self, segment: _Segment) -> None:
+        # With zeros and not by forgetting: the objects of a study that is deleted must not linger here. From the end,
+        # so that a segment that begins with zeros is known to hold nothing else.
+        self._write_zeros(segment, reversed(range(0, segment.end, BLOCK_BYTES)), segment.end)
+        segment.end = 0
+
+    def _write_zeros(self, segment: _Segment, offsets: Iterable[int], end: int) -> None:
         with self._blocks.borrowed() as block:
             block[:] = bytes(BLOCK_BYTES)
-            for offset in range(0, count, BLOCK_BYTES):
-                self._write_at(segment, block[: count - offset], offset)
-        segment.end = 0
+            for offset in offsets:
+                self._write_at(segment, block[: end - offset], offset)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -163,10 +176,9 @@ class Journal:
     # ---- start and end ----
 
     def records(self) -> Iterator[tuple[str, bytes]]:
-        """Yield path and content of what an earlier process left here, and perhaps nowhere else."""
-        for path in self._paths:
-            if path.exists():
-                yield from _records(path)
+        """Yield path and content of what earlier processes left in any journal here, and perhaps nowhere else."""
+        for path in _segments(self._directory):
+            yield from _records(path)
 
     def forget(self) -> None:
         """Make durable whatever was restored, and wipe what `records` had to say.
@@ -175,8 +187,8 @@ class Journal:
         ------
         OSError
         """
-        for path in self._paths:
-            if path.exists():
+        for path in _segments(self._directory):
+            if not _is_wiped(path):
                 with path.open("r+b") as file:
                     self._files.flush_everything(file.fileno())
                     file.write(bytes(path.stat().st_size))
@@ -193,8 +205,10 @@ class Journal:
                 segment = _Segment(descriptor=os.open(path, _FLAGS, 0o640))
                 self._segments.append(segment)
                 self._files.set_direct(segment.descriptor, direct=True)
-                # Written in full: a block that was only reserved costs more when it is written for the first time.
-                self._wipe(segment, self._segment_bytes)
+                if path.stat().st_size != self._segment_bytes or not _is_wiped(path):
+                    # In full: a block that was only reserved costs more when it is written for the first time.
+                    os.truncate(path, 0)
+                    self._write_zeros(segment, range(0, self._segment_bytes, BLOCK_BYTES), self._segment_bytes)
                 self._files.flush(segment.descriptor)
             self._files.flush_directory(self._directory)
         except OSError as error:
@@ -221,6 +235,17 @@ def _aligned(count: int) -> int:
     # Not only for direct writes: no block of the device may hold two records. One that is being written when the power
     # fails may come out damaged, and the record before was promised already.
     return count + -count % ALIGNMENT
+
+
+def _segments(directory: Path) -> list[Path]:
+    """Return those of all journals of an inbox: of other names, or of an earlier number of processes."""
+    return sorted(directory.glob(f"{_PREFIX}*"))
+
+
+def _is_wiped(path: Path) -> bool:
+    # Longer than any record: of the first one a power cut may have left the end without the beginning.
+    with path.open("rb") as file:
+        return not any(file.read(2 * SMALL_FILE_BYTES))
 
 
 def _records(path: Path) -> Iterator[tuple[str, bytes]]:

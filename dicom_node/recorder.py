@@ -7,7 +7,7 @@ aside with its reason.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -33,6 +33,16 @@ class Records(Protocol):
         """Make rows and return the paths that still have none, because the database or the disk did not answer."""
         ...
 
+    def touch(self, quiet_at_of: Mapping[str, float]) -> None:
+        """Keep studies from completing before a time of their own, in seconds since the epoch.
+
+        Raises
+        ------
+        StoreUnavailable
+            When the database does not answer.
+        """
+        ...
+
 
 class Recorder:
     """Makes rows of landed objects, in the caller's thread."""
@@ -55,6 +65,20 @@ class Recorder:
         except StoreUnavailable:
             left |= {one.path for one in described}
         return left
+
+    def touch(self, quiet_at_of: Mapping[str, float]) -> None:
+        """Keep studies from completing before a time of their own, in seconds since the epoch.
+
+        Raises
+        ------
+        StoreUnavailable
+            When the database does not answer.
+        """
+        try:
+            with write(self._engine) as connection:
+                store.touch(connection, quiet_at_of)
+        except SQLAlchemyError:
+            raise StoreUnavailable from None
 
     def _describe_all(self, landed: Sequence[Landed]) -> tuple[list[ReceivedInstance], set[str]]:
         described: list[ReceivedInstance] = []
@@ -112,7 +136,8 @@ class Recorder:
                 ]
                 own = store.is_issued(connection, [one.sop_instance_uid for one in described])
                 store.record_instances(connection, [self._marked(one, own) for one in described], self._clock())
-                with_row = store.paths_with_row(connection, [one.path for one in described])
+                hashed = [one.path for one in described if one.sha256]
+                with_row = store.paths_with_row(connection, hashed) if hashed else set()
         except DBAPIError as error:
             if error.connection_invalidated or type(error).__name__ in _TRANSIENT:
                 raise StoreUnavailable from None
@@ -123,9 +148,9 @@ class Recorder:
             raise _Poisoned from None
 
         # Committed: what has no row now is byte for byte what another row already holds.
-        for one in described:
-            if one.path not in with_row and one.sha256:
-                self._inbox.files.remove(self._inbox.data_directory / one.path)
+        for path in hashed:
+            if path not in with_row:
+                self._inbox.files.remove(self._inbox.data_directory / path)
 
     def _compare(self, connection: Connection, described: list[ReceivedInstance], digests: dict[str, str]) -> list[str]:
         """Add the digests, by path, of all that share a UID; return the stored files whose row has none yet."""

@@ -4,11 +4,14 @@ Python runs one thread at a time. To read headers and build rows beside those wh
 and a decoder that a hostile header brings down takes no association with it.
 """
 
+import pickle
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -23,11 +26,47 @@ _LONGEST_END_S = 10.0
 _log = get_logger(__name__)
 
 
-class RecorderProcess:
-    """A recorder elsewhere; used by one thread at a time."""
+class RemoteRecords(ABC):
+    """A recorder in another process."""
+
+    def record(self, landed: Sequence[Landed]) -> set[str]:
+        """Make rows and return the paths that still have none, because the database or the disk did not answer.
+
+        Raises
+        ------
+        StoreUnavailable
+            When there is no recorder now; a later call may find one.
+        """
+        left: set[str] = self._ask("record", list(landed))
+        return left
+
+    def touch(self, quiet_at_of: Mapping[str, float]) -> None:
+        """Keep studies from completing before a time of their own, in seconds since the epoch.
+
+        Raises
+        ------
+        StoreUnavailable
+            When the database does not answer, or there is no recorder now.
+        """
+        self._ask("touch", dict(quiet_at_of))
+
+    @abstractmethod
+    def forward(self, question: bytes) -> bytes:
+        """Carry a question to the recorder and its answer back, both packed; empty where it could not do it."""
+
+    def _ask(self, what: str, about: object) -> Any:
+        answer = self.forward(pickle.dumps((what, about)))
+        if not answer:
+            raise StoreUnavailable
+        return pickle.loads(answer)  # noqa: S301 - from a process of our own
+
+
+class RecorderProcess(RemoteRecords):
+    """The recorder as a child; it serves one caller after the other."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._asking = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection[Any, Any] | None = None
 
@@ -45,20 +84,17 @@ class RecorderProcess:
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
         self._connection = Connection(ours.detach())
         # The first answer says that it is ready.
-        self._ask(self._settings)
+        self._exchange(pickle.dumps(self._settings))
 
-    def record(self, landed: Sequence[Landed]) -> set[str]:
-        """Make rows and return the paths that still have none, because the database or the disk did not answer.
-
-        Raises
-        ------
-        StoreUnavailable
-            When the process ended; the next call starts another one.
-        """
-        if self._connection is None:
-            self.start()
-        left: set[str] = self._ask(list(landed))
-        return left
+    def forward(self, question: bytes) -> bytes:
+        """Carry a question to the recorder and its answer back; one that ended is started again by the next."""
+        with self._asking:
+            try:
+                if self._connection is None:
+                    self.start()
+                return self._exchange(question)
+            except StoreUnavailable:
+                return b""
 
     def close(self) -> None:
         """End the process; what it was given and has not recorded is taken up at the next start."""
@@ -73,13 +109,13 @@ class RecorderProcess:
                 self._process.wait()
             self._process = None
 
-    def _ask(self, message: object) -> Any:
+    def _exchange(self, message: bytes) -> bytes:
         connection = self._connection
         if connection is None:
             raise StoreUnavailable
         try:
-            connection.send(message)
-            return connection.recv()
+            connection.send_bytes(message)
+            return connection.recv_bytes()
         except (EOFError, OSError):
             self.close()
             _log.error("recorder_ended")
@@ -99,11 +135,21 @@ def main(arguments: Sequence[str]) -> int:
     connection.send(None)
     try:
         while True:
-            connection.send(recorder.record(connection.recv()))
+            connection.send_bytes(_answer(recorder, *connection.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return 0
     finally:
         engine.dispose()
+
+
+def _answer(recorder: Recorder, what: str, about: Any) -> bytes:
+    try:
+        if what == "record":
+            return pickle.dumps(recorder.record(about))
+        recorder.touch(about)
+        return pickle.dumps(None)
+    except StoreUnavailable:
+        return b""
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ AE_TITLE = "WETREAD"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What the listener's process holds."""
+    """What the listener's processes hold."""
 
     threads: int
     descriptors: int
@@ -49,15 +49,26 @@ class ListenerProcess:
     running: subprocess.Popen[bytes] = field(repr=False)
 
     def resources(self) -> Resources:
-        """Count threads, descriptors and memory of the process now."""
-        process = psutil.Process(self.running.pid)
+        """Count threads, descriptors and memory of the process and the children that receive now."""
+        family = [psutil.Process(self.running.pid), *self.receiving()]
         return Resources(
-            threads=process.num_threads(), descriptors=process.num_fds(), rss_bytes=process.memory_info().rss
+            threads=sum(one.num_threads() for one in family),
+            descriptors=sum(one.num_fds() for one in family),
+            rss_bytes=sum(one.memory_info().rss for one in family),
         )
+
+    def family(self) -> list[psutil.Process]:
+        """Return the process and its children."""
+        process = psutil.Process(self.running.pid)
+        return [process, *process.children(recursive=True)]
 
     def associate(self, *, called: str = AE_TITLE, calling: str = "CT01", timeout_s: float = 20.0) -> Association:
         """Open an association by hand."""
         return Association(self.port, request=associate_request(called=called, calling=calling), timeout_s=timeout_s)
+
+    def receiving(self) -> list[psutil.Process]:
+        """Return the children that receive; the recorder is a program of its own."""
+        return [child for child in self.family()[1:] if "dicom_node.recorder_process" not in child.cmdline()]
 
     def temporaries(self) -> list[Path]:
         """List what lies in the inbox and is no finished object."""
@@ -85,9 +96,24 @@ class ListenerProcess:
         return latest
 
     def kill(self) -> None:
-        """End the process as a power cut of the process would: SIGKILL."""
+        """End the process as a power cut of the process would, by SIGKILL; its children have to notice.
+
+        Raises
+        ------
+        TimeoutError
+            When one of them is still there.
+        """
+        children = self.family()[1:]
         self.running.kill()
         self.running.wait()
+        # Whoever inherits them may take a while to collect what is left of them.
+        foreign.wait_until(lambda: not any(map(_runs, children)), timeout_s=10.0, what="the end of the children")
+
+
+def _runs(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 @contextmanager

@@ -42,6 +42,7 @@ from benchmarks.raw_sender import (
     store_command,
     store_stream,
 )
+from casebook.settings import ListenerSettings
 from integration_tests import foreign
 from integration_tests.listener_fuzz import fuzz, log_summary
 from integration_tests.listener_kills import kill_once
@@ -62,6 +63,7 @@ SMALL = KINDS["small"]
 CT = KINDS["ct"]
 #: The tests' listener gives up after 2 s (ACSE) and 3 s (network); a busy machine gets some more.
 PATIENCE_S = 15.0
+PROCESSES = ListenerSettings().processes
 MAX_ASSOCIATIONS = 6
 MAX_ASSOCIATIONS_PER_AE = 4
 
@@ -87,15 +89,17 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ListenerProces
     }
     with listener(tmp_path_factory.mktemp("listener") / "data", options=options) as process:
         # What is loaded on first use is part of the base.
-        assert stores_one(process.port, 1)
+        for number in range(PROCESSES):
+            assert stores_one(process.port, number)
         yield process
 
 
 @pytest.fixture
 def base(running: ListenerProcess) -> Iterator[Resources]:
     """What the listener holds at rest; afterwards it must hold no more, and still receive."""
-    # An association of the test before may still be ending: acceptor, indexer, journal and main thread are what is left.
-    before = running.wait_until_idle(Resources(threads=4, descriptors=24, rss_bytes=0))
+    # An association of the test before may still be ending. What is left: main thread, acceptor, indexer; for each child
+    # a forwarder, and its main thread, indexer and journal.
+    before = running.wait_until_idle(Resources(threads=3 + 4 * PROCESSES, descriptors=46, rss_bytes=0))
     yield before
     running.wait_until_idle(before)
     assert running.temporaries() == []

@@ -84,7 +84,8 @@ def endpoint(folder: Path, **options: object) -> Iterator[Endpoint]:
     settings = Settings.model_validate(
         {
             "data_directory": folder,
-            "listener": {"port": 0, "min_free_bytes": 0},
+            # A fork would copy locks that other threads of the tests hold.
+            "listener": {"port": 0, "min_free_bytes": 0, "processes": 1},
             "stow": {"port": port, "token": TOKEN, "timeout_s": 3, **options},
         }
     )

@@ -17,12 +17,15 @@ from sqlalchemy import Engine, select
 from casebook import tables
 from casebook.database import migrate, open_database, read
 from casebook.settings import ListenerSettings, Settings
+from dicom_node.acceptor import Acceptor
+from dicom_node.admission import Register
+from dicom_node.associations import Associations
 from dicom_node.disk_gate import DiskGate
 from dicom_node.file_system import FileSystem, StrPath
 from dicom_node.inbox import Inbox
 from dicom_node.indexer import Indexer
-from dicom_node.listener import Listener
 from dicom_node.reception import Receiver
+from dicom_node.recorder import Recorder
 
 
 class FailingDisk(FileSystem):
@@ -86,12 +89,14 @@ class Receiving:
     disk: FailingDisk
     inbox: Inbox
     indexer: Indexer
-    listener: Listener
+    acceptor: Acceptor
+    associations: Associations
+    register: Register
     clock: list[float] = field(default_factory=lambda: [0.0])
 
     @property
     def port(self) -> int:
-        return self.listener.port
+        return self.acceptor.port
 
     def files(self) -> list[Path]:
         return sorted(self.inbox.directory.glob("??/*.dcm"))
@@ -131,7 +136,14 @@ def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
 def a_settings(tmp_path: Path, **listener: Any) -> Settings:
     """Return settings for a listener on a free port of loopback."""
     tmp_path.mkdir(parents=True, exist_ok=True)
-    values = {"port": 0, "min_free_bytes": 0, "acse_timeout_s": 2.0, "network_timeout_s": 2.0, **listener}
+    values = {
+        "port": 0,
+        "processes": 1,
+        "min_free_bytes": 0,
+        "acse_timeout_s": 2.0,
+        "network_timeout_s": 2.0,
+        **listener,
+    }
     return Settings(data_directory=tmp_path, listener=ListenerSettings(**values))
 
 
@@ -162,14 +174,18 @@ def receiving(tmp_path: Path, **listener: Any) -> Iterator[Receiving]:
     with contextlib.closing(Inbox(tmp_path, disk)) as inbox:
         clock = [0.0]
         gate = DiskGate(inbox.directory, settings.listener.min_free_bytes, disk, lambda: clock[0])
-        indexer = Indexer(inbox, engine, settings)
+        indexer = Indexer(inbox, Recorder(inbox, engine, settings), settings)
+        indexer.take_up(engine)
         indexer.start()
-        running = Listener(settings, Receiver(inbox, gate, indexer))
-        running.start()
+        register = Register(settings.listener)
+        associations = Associations(settings, Receiver(inbox, gate, indexer), register)
+        acceptor = Acceptor(settings.listener, register, associations)
+        acceptor.start()
         try:
-            yield Receiving(settings, engine, disk, inbox, indexer, running, clock)
+            yield Receiving(settings, engine, disk, inbox, indexer, acceptor, associations, register, clock)
         finally:
-            running.stop()
+            acceptor.stop()
+            associations.stop()
             indexer.stop()
             engine.dispose()
 

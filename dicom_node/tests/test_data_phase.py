@@ -18,7 +18,7 @@ from pynetdicom import AE, evt
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.presentation import build_context
 
-from dicom_node import admission, associations, data_phase, listener, reception
+from dicom_node import admission, associations, data_phase, reception
 from dicom_node.data_phase import _Inflow, breaches
 from dicom_node.tests.receiving import Receiving, receiving, until
 from dicom_node.tests.wire import CT, VERIFICATION, Wire, associate_rq, command, data_set, pdu, store_rq
@@ -155,7 +155,7 @@ def test_what_the_protocol_forbids_aborts_the_association_and_leaves_nothing(run
         wire.send(stream)
         assert wire.receive()[:1] == ABORT
 
-    until(lambda: running.listener._server.running == 0)
+    until(lambda: running.associations.running == 0)
     assert running.files() == running.leftovers() == []
 
 
@@ -168,7 +168,7 @@ def test_a_sender_that_stalls_anywhere_is_aborted_after_the_network_timeout(runn
         assert wire.receive()[:1] == ABORT
         assert 0.8 < time.monotonic() - began < 3.0
 
-    until(lambda: running.listener._server.running == 0)
+    until(lambda: running.associations.running == 0)
     assert running.files() == running.leftovers() == []
 
 
@@ -182,10 +182,12 @@ def test_a_message_of_another_service_is_served_by_pynetdicom(tmp_path: Path, mo
         yield 0xFF00, answer
 
     monkeypatch.setattr(
-        listener, "contexts_for", lambda proposed: [*admission.contexts_for(proposed), build_context(FIND)]
+        associations, "contexts_for", lambda proposed: [*admission.contexts_for(proposed), build_context(FIND)]
     )
-    handlers = listener.Listener.handlers
-    monkeypatch.setattr(listener.Listener, "handlers", lambda self: [*handlers(self), (evt.EVT_C_FIND, on_find)])
+    handlers = associations.Associations.handlers
+    monkeypatch.setattr(
+        associations.Associations, "handlers", lambda self: [*handlers(self), (evt.EVT_C_FIND, on_find)]
+    )
     with receiving(tmp_path) as running:
         entity = AE("ASKER")
         entity.add_requested_context(FIND)
@@ -260,14 +262,14 @@ def test_an_answer_that_comes_after_the_association_is_lost_ends_it_by_an_abort_
         until(lambda: association.dul.state_machine.current_state == "Sta13")
         return real(proposed)
 
-    monkeypatch.setattr(listener, "contexts_for", late)
+    monkeypatch.setattr(associations, "contexts_for", late)
     with receiving(tmp_path) as running:
         with Wire(running.port) as wire:
             # The second PDU is damaged, and is read while the request is still being decided.
             wire.send(associate_rq() + struct.pack(">BBI", 9, 0, 4) + b"1234")
             assert wire.receive()[:1] == ABORT
             assert wire.receive() == b""
-        until(lambda: running.listener._server.running == 0)
+        until(lambda: running.associations.running == 0)
 
     said = capsys.readouterr()
     assert "association_failed" not in said.out + said.err
@@ -284,7 +286,7 @@ def test_an_event_that_the_state_does_not_know_aborts_the_association(
         association.dul.wake()
         assert wire.receive()[:1] == ABORT
 
-    until(lambda: running.listener._server.running == 0)
+    until(lambda: running.associations.running == 0)
     assert "association_failed" not in capsys.readouterr().out
 
 

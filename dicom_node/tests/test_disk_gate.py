@@ -1,11 +1,12 @@
 """The disk gate: closes before the disk is full, and does not flap."""
 
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
 from casebook.errors import StorageFull
-from dicom_node.disk_gate import DiskGate, Reservation
+from dicom_node.disk_gate import DiskGate, Reservation, ReservedBytes
 from dicom_node.file_system import FileSystem, kind_of_file_system
 
 
@@ -73,6 +74,20 @@ def test_more_than_the_disk_has_cannot_be_reserved(tmp_path: Path) -> None:
     reservation.end()
 
     Reservation(bench.gate).cover(19_000_000)
+
+
+def test_what_another_process_has_reserved_cannot_be_reserved_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.disk.free_bytes = 20_000_000
+    reserved = ReservedBytes()
+    gate = DiskGate(tmp_path, 0, bench.disk, lambda: bench.now, reserved)
+    child = get_context("fork").Process(target=reserved.add, args=(15_000_000, 20_000_000))
+    child.start()
+    child.join()
+
+    with pytest.raises(StorageFull):
+        Reservation(gate).cover(10_000_000)
+    assert reserved.count == 15_000_000
 
 
 def test_a_disk_that_does_not_answer_is_full(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 import contextlib
 import errno
 import hashlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from sqlalchemy.exc import OperationalError
 from casebook import store, tables
 from casebook.database import read
 from casebook.errors import StoreUnavailable
+from casebook.settings import Settings
 from dicom_node import indexer, recorder
 from dicom_node.header import describe
 from dicom_node.inbox import Inbox, Landed
 from dicom_node.indexer import MAX_LAG_S, Indexer
+from dicom_node.recorder import Recorder
 from dicom_node.tests.receiving import a_database, a_settings
 from dicom_node.tests.test_inbox import an_envelope
 from dicom_node.tests.wire import data_set
@@ -31,7 +34,11 @@ class Bench:
         self.settings = a_settings(tmp_path)
         self.engine = a_database(self.settings)
         self.inbox = Inbox(tmp_path)
-        self.indexer = Indexer(self.inbox, self.engine, self.settings)
+        self.indexer = self.an_indexer()
+
+    def an_indexer(self, settings: Settings | None = None, clock: Callable[[], float] = time.time) -> Indexer:
+        chosen = settings or self.settings
+        return Indexer(self.inbox, Recorder(self.inbox, self.engine, chosen, clock), chosen, clock)
 
     def land(self, uid: str = "1.2.3.4", content: bytes | None = None, study: str = "1.2.3") -> Landed:
         arrival = self.inbox.arrival(an_envelope(uid))
@@ -208,9 +215,10 @@ def test_a_start_takes_up_what_has_no_row(bench: Bench) -> None:
     landed = bench.land("1.2.3.1")
     bench.indexer.index_waiting()
     bench.land("1.2.3.2")
-    restarted = Indexer(bench.inbox, bench.engine, bench.settings)
+    restarted = bench.an_indexer()
 
-    assert restarted.start() == 1
+    assert restarted.take_up(bench.engine) == 1
+    restarted.start()
     restarted.stop()
 
     assert {row.path for row in bench.rows()} >= {landed.path}
@@ -222,7 +230,7 @@ def test_the_quiet_period_of_the_sender_is_used(tmp_path: Path) -> None:
     settings = bench.settings.model_copy(
         update={"listener": bench.settings.listener.model_copy(update={"quiet_period_s": 7.0})}
     )
-    bench.indexer = Indexer(bench.inbox, bench.engine, settings)
+    bench.indexer = bench.an_indexer(settings)
     landed = replace(bench.land(), received_at=1000.0)
     bench.indexer._waiting.clear()
     bench.indexer.submit(landed)
@@ -290,7 +298,7 @@ def _quiet_at(bench: Bench) -> float:
 
 def test_a_study_waits_while_more_of_it_is_on_its_way(bench: Bench) -> None:
     now = [1000.0]
-    bench.indexer = Indexer(bench.inbox, bench.engine, bench.settings, lambda: now[0])
+    bench.indexer = bench.an_indexer(clock=lambda: now[0])
     bench.indexer.submit(replace(bench.land(), received_at=1000.0))
     bench.indexer.index_waiting()
     before = _quiet_at(bench)
@@ -310,7 +318,7 @@ def test_a_study_waits_while_more_of_it_is_on_its_way(bench: Bench) -> None:
 def test_a_touch_is_not_forgotten_while_the_database_does_not_answer(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.indexer = Indexer(bench.inbox, bench.engine, bench.settings, lambda: 1020.0)
+    bench.indexer = bench.an_indexer(clock=lambda: 1020.0)
     bench.indexer.submit(replace(bench.land(), received_at=1000.0))
     bench.indexer.index_waiting()
 
@@ -330,10 +338,9 @@ def test_a_touch_is_not_forgotten_while_the_database_does_not_answer(
 def test_no_study_was_quiet_while_nobody_listened(bench: Bench) -> None:
     bench.indexer.submit(replace(bench.land(), received_at=1000.0))
     bench.indexer.index_waiting()
-    restarted = Indexer(bench.inbox, bench.engine, bench.settings, lambda: 5000.0)
+    restarted = bench.an_indexer(clock=lambda: 5000.0)
 
-    restarted.start()
-    restarted.stop()
+    restarted.take_up(bench.engine)
 
     assert _quiet_at(bench) == 5030.0
 

@@ -26,7 +26,7 @@ from sqlalchemy.exc import OperationalError
 from casebook import store, tables
 from casebook.database import write
 from casebook.errors import InvalidObject, WetreadError
-from dicom_node import associations, indexer, listener, recorder
+from dicom_node import acceptor, associations, indexer, listener, recorder
 from dicom_node.listener import serve
 from dicom_node.tests.receiving import Receiving, a_database, a_settings, data_set_bytes, receiving, until
 from dicom_node.tests.wire import (
@@ -247,7 +247,7 @@ def test_an_association_cut_in_mid_object_leaves_nothing(running: Receiving, end
         wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     wire.socket.close()
 
-    until(lambda: running.listener._server.running == 0)
+    until(lambda: running.associations.running == 0)
     assert running.files() == running.leftovers() == []
 
 
@@ -295,7 +295,7 @@ def test_associations_over_the_limit_are_rejected_until_one_ends(
             assert tuple(third.answer[7:10]) == (2, 3, 2)
         first.release()
         first.socket.close()
-        until(lambda: len(running.listener._register) == 1)
+        until(lambda: len(running.register) == 1)
         with Wire(running.port, associate_rq()) as fourth:
             assert fourth.answer[:1] == b"\x02"
             fourth.release()
@@ -306,7 +306,7 @@ def test_a_peer_outside_the_allowed_networks_is_not_spoken_to(tmp_path: Path) ->
         with contextlib.suppress(ConnectionError), Wire(running.port) as wire:
             wire.send(associate_rq())
             assert wire.receive() == b""
-        assert running.listener._server.running == 0
+        assert running.associations.running == 0
 
 
 def test_connections_that_say_nothing_cost_no_thread_and_lock_nobody_out(tmp_path: Path) -> None:
@@ -429,7 +429,7 @@ def test_an_association_whose_thread_cannot_start_takes_no_place(
             wire.send(associate_rq())
             assert wire.receive() == b""
 
-    assert running.listener._server.running == 0
+    assert running.associations.running == 0
     with Wire(running.port, associate_rq()) as wire:
         wire.release()
 
@@ -439,12 +439,12 @@ def test_a_listener_that_lost_a_thread_ends_instead_of_looking_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(listener, "_HEARTBEAT_S", 0.05)
-    owner, place = (listener.Listener, "_accept") if name == "acceptor" else (indexer.Indexer, "_run")
+    owner, place = (acceptor.Acceptor, "_accept") if name == "acceptor" else (indexer.Indexer, "_run")
     monkeypatch.setattr(owner, place, lambda _self: None)
     settings = a_settings(tmp_path)
     engine = a_database(settings)
 
-    with pytest.raises(WetreadError, match="thread"):
+    with pytest.raises(WetreadError, match="a part of the listener"):
         serve(settings, engine, threading.Event())
     engine.dispose()
 

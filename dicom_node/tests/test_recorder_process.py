@@ -53,6 +53,12 @@ def paths(settings: Settings) -> list[str]:
     return found
 
 
+def take_the_database_away(settings: Settings) -> None:
+    for path in settings.data_directory.glob("wetread.sqlite*"):
+        path.unlink()
+    (settings.data_directory / "wetread.sqlite").mkdir()
+
+
 def child(records: RecorderProcess) -> psutil.Process:
     assert records._process is not None
     return psutil.Process(records._process.pid)
@@ -76,12 +82,27 @@ def test_what_cannot_be_understood_is_set_aside(inbox: Inbox, records: RecorderP
 
 def test_what_the_database_refuses_is_named(settings: Settings, inbox: Inbox, records: RecorderProcess) -> None:
     landed = land(inbox, "1.2.3.4")
-    database = settings.data_directory / "wetread.sqlite"
-    for path in settings.data_directory.glob("wetread.sqlite*"):
-        path.unlink()
-    database.mkdir()
+    take_the_database_away(settings)
 
     assert records.record([landed]) == {landed.path}
+
+
+def test_a_study_is_touched(settings: Settings, inbox: Inbox, records: RecorderProcess) -> None:
+    records.record([land(inbox, "1.2.3.4")])
+
+    records.touch({"1.2.3": 4_000_000_000.0})
+
+    engine = a_database(settings)
+    with read(engine) as connection:
+        assert connection.scalar(select(tables.study.c.quiet_at)) == 4_000_000_000.0
+    engine.dispose()
+
+
+def test_a_touch_that_the_database_refuses_is_told(settings: Settings, records: RecorderProcess) -> None:
+    take_the_database_away(settings)
+
+    with pytest.raises(StoreUnavailable):
+        records.touch({"1.2.3": 4_000_000_000.0})
 
 
 def test_a_recorder_that_ended_is_started_again(settings: Settings, inbox: Inbox, records: RecorderProcess) -> None:
