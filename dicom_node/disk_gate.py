@@ -1,8 +1,9 @@
 """Whether there is room for more: free bytes and inodes, with bytes on their way reserved, and with hysteresis."""
 
-import mmap
 import threading
 from collections.abc import Callable
+from ctypes import c_int64
+from mmap import mmap
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -26,25 +27,25 @@ class ReservedBytes:
 
     def __init__(self) -> None:
         self._lock = get_context("fork").Lock()
-        self._count = memoryview(mmap.mmap(-1, 8)).cast("q")
+        self._count = c_int64.from_buffer(mmap(-1, 8))
 
     @property
     def count(self) -> int:
         """Bytes."""
-        return self._count[0]
+        return self._count.value
 
     def add(self, size_bytes: int, most: int) -> bool:
         """Set bytes aside, unless there would be more than the most; return whether they are."""
         with self._lock:
-            if self._count[0] + size_bytes > most:
+            if self._count.value + size_bytes > most:
                 return False
-            self._count[0] += size_bytes
+            self._count.value += size_bytes
             return True
 
     def give_back(self, size_bytes: int) -> None:
         """Set them aside no longer."""
         with self._lock:
-            self._count[0] -= size_bytes
+            self._count.value -= size_bytes
 
 
 class DiskGate:
