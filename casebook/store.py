@@ -142,21 +142,39 @@ _PROGRESS = select(
 # ---- receiving ---------------------------------------------------------------------------------------------
 
 
-def record_instances(connection: Connection, received: Sequence[ReceivedInstance], now: float) -> None:
+def record_instances(
+    connection: Connection,
+    received: Sequence[ReceivedInstance],
+    now: float,
+    held: Iterable[Copy] | None = None,
+) -> set[str]:
     """Add rows for durable objects; an object that is already known changes nothing.
-
-    Of a SOP Instance UID that has a row, both objects carry their digest (see `copies`).
 
     A new SOP Instance UID in a study that was already complete starts its next generation. Other bytes under
     a known UID are kept beside the first copy and compared by a `classify` job.
+
+    Parameters
+    ----------
+    held
+        Every stored object with one of their SOP Instance UIDs; looked up where None. These, and whoever shares
+        the UID of another, carry their digest (see `copies`).
+
+    Returns
+    -------
+        Paths of objects that need no file: byte for byte what another one already holds.
     """
     if not received:
         # A caller with nothing to record may hold the lock of a study, and comes too late for this one.
-        return
+        return set()
     lock_recording(connection)
+    known: dict[str, list[Copy]] = defaultdict(list)
+    for copy in copies(connection, {one.sop_instance_uid for one in received}) if held is None else held:
+        known[copy.sop_instance_uid].append(copy)
     ordered = sorted(received, key=lambda one: (one.study_instance_uid, one.received_at))
+    equal: set[str] = set()
     for study_instance_uid, group in groupby(ordered, key=lambda one: one.study_instance_uid):
-        _record_study(connection, study_instance_uid, list(group), now)
+        equal |= _record_study(connection, study_instance_uid, list(group), known, now)
+    return equal
 
 
 def copies(connection: Connection, sop_instance_uids: Collection[str]) -> list[Copy]:
@@ -187,21 +205,36 @@ def lock_recording(connection: Connection) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(_RECORDING_LOCK)))
 
 
-def _record_study(connection: Connection, study_instance_uid: str, group: list[ReceivedInstance], now: float) -> None:
+def _record_study(
+    connection: Connection,
+    study_instance_uid: str,
+    group: list[ReceivedInstance],
+    known: dict[str, list[Copy]],
+    now: float,
+) -> set[str]:
     created = _ensure_study(connection, group[0], now)
     study = lock_study(connection, study_instance_uid)
-    known = _known_copies(connection, {one.sop_instance_uid for one in group})
     rejected = rejections(connection, study_instance_uid)
     rows, fresh, problem = [], [], ""
+    equal: set[str] = set()
     for one in group:
         held = known[one.sop_instance_uid]
-        if (study_instance_uid, one.sha256) in held:
+        if any((copy.study_instance_uid, copy.sha256) == (study_instance_uid, one.sha256) for copy in held):
+            # One that has its row already comes again when nobody could be told so.
+            equal.update({one.path}.difference(copy.path for copy in held))
             continue
-        status = _status_of(one, study_instance_uid, held)
+        status = _status_of(one, held)
         reason = rejected.get(one.sop_instance_uid, "") if status is InstanceStatus.CURRENT else ""
         if reason:
             status = InstanceStatus.EXCLUDED
-        held.add((study_instance_uid, one.sha256))
+        held.append(
+            Copy(
+                sop_instance_uid=one.sop_instance_uid,
+                study_instance_uid=study_instance_uid,
+                path=one.path,
+                sha256=one.sha256,
+            )
+        )
         rows.append(_instance_row(one, status) | {"reason": reason})
         if status is InstanceStatus.CURRENT:
             fresh.append(one)
@@ -232,6 +265,7 @@ def _record_study(connection: Connection, study_instance_uid: str, group: list[R
             reason=problem,
             detail="An image of this study carries the SOP Instance UID of an image of another study.",
         )
+    return equal
 
 
 def _ensure_study(connection: Connection, first: ReceivedInstance, now: float) -> bool:
@@ -251,17 +285,10 @@ def _ensure_study(connection: Connection, first: ReceivedInstance, now: float) -
     return added.first() is not None
 
 
-def _known_copies(connection: Connection, sop_instance_uids: set[str]) -> dict[str, set[tuple[str, str]]]:
-    known: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for one in copies(connection, sop_instance_uids):
-        known[one.sop_instance_uid].add((one.study_instance_uid, one.sha256))
-    return known
-
-
-def _status_of(one: ReceivedInstance, study_instance_uid: str, held: set[tuple[str, str]]) -> InstanceStatus:
+def _status_of(one: ReceivedInstance, held: Sequence[Copy]) -> InstanceStatus:
     if one.is_own:
         return InstanceStatus.OWN
-    if any(other == study_instance_uid for other, _ in held):
+    if any(copy.study_instance_uid == one.study_instance_uid for copy in held):
         return InstanceStatus.UNCLASSED
     return InstanceStatus.CONFLICT if held else InstanceStatus.CURRENT
 
@@ -399,14 +426,6 @@ def start_generation(connection: Connection, study: Study, *, now: float, action
 def known_paths(connection: Connection) -> set[str]:
     """Return the path of every object that has a row, relative to the data directory."""
     return {row.path for row in connection.execute(select(_instance.path))}
-
-
-def paths_with_row(connection: Connection, paths: Iterable[str]) -> set[str]:
-    """Return those of the paths under which an object has a row."""
-    found: set[str] = set()
-    for some in _batched(sorted(set(paths))):
-        found.update(row.path for row in connection.execute(select(_instance.path).where(_instance.path.in_(some))))
-    return found
 
 
 def touch(connection: Connection, quiet_at_of: Mapping[str, float]) -> None:

@@ -53,6 +53,8 @@ _HEADER_KEYWORDS = (
     "StudyID", "StudyDate", "StudyTime", "StudyDescription", "ReferringPhysicianName", "AdmissionID",
     "TimezoneOffsetFromUTC",
 )  # fmt: skip
+#: What differs within a series.
+_OWN_KEYWORDS = ("SOPInstanceUID", "InstanceNumber")
 _UID_KEYWORDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _CODE_KEYWORDS = ("CodeValue", "LongCodeValue", "URNCodeValue", "CodingSchemeDesignator", "CodeMeaning")
 _LONGEST_TEXT = 1024
@@ -304,30 +306,27 @@ def describe(data_directory: Path, landed: Landed, quiet_period_of: Callable[[st
     InvalidObject
         When it cannot be read as a data set with its UIDs.
     """
-    path = data_directory / landed.path
-    source = _source(path, landed)
+    source = _source(data_directory, landed)
     envelope = source.envelope
-    values = _header_values(source)
-    sop, study, series = (require_uid(str(values.get(keyword, ""))) for keyword in _UID_KEYWORDS)
-    if sop != envelope.sop_instance_uid:
+    own, common = _header_values(source)
+    if own["SOPInstanceUID"] != envelope.sop_instance_uid:
         raise InvalidObject("the data set names another instance than the command")
-    modality = str(values.get("Modality", ""))
-    rejection_reason, rejects = _rejection(path, envelope.sop_class_uid, study)
+    rejection_reason, rejects = _rejection(source, common.study_instance_uid)
     return ReceivedInstance(
-        study_instance_uid=study,
-        series_instance_uid=series,
-        sop_instance_uid=sop,
+        study_instance_uid=common.study_instance_uid,
+        series_instance_uid=common.series_instance_uid,
+        sop_instance_uid=require_uid(own["SOPInstanceUID"]),
         sop_class_uid=envelope.sop_class_uid,
         transfer_syntax_uid=envelope.transfer_syntax_uid,
-        modality=modality,
-        attributes={keyword: str(values[keyword]) for keyword in MATCHING_KEYWORDS if values.get(keyword)},
-        header=_study_header(values),
+        modality=common.modality,
+        attributes={**common.attributes, **_matching(own)},
+        header=common.header,
         path=landed.path,
         size_bytes=landed.size_bytes,
         calling_ae_title=envelope.calling_ae_title,
         peer_address=envelope.peer_address,
         received_at=landed.received_at,
-        quiet_period_s=quiet_period_of(envelope.calling_ae_title, modality),
+        quiet_period_s=quiet_period_of(envelope.calling_ae_title, common.modality),
         rejects=rejects,
         rejection_reason=rejection_reason,
     )
@@ -352,7 +351,9 @@ def sha256_of(path: Path) -> str:
 class _Source:
     """Where the header of a durable object is read."""
 
-    path: Path
+    data_directory: Path
+    #: Relative to it.
+    path: str
     envelope: Envelope
     #: Of the data set in the file.
     offset: int
@@ -363,17 +364,24 @@ class _Source:
 
     def read(self, count: int) -> bytes:
         """Read a longer start from the disk."""
-        return _read(self.path, self.offset, count)
+        return _read(self.data_directory / self.path, self.offset, count)
 
 
-def _source(path: Path, landed: Landed) -> _Source:
+def _source(data_directory: Path, landed: Landed) -> _Source:
     if landed.head and landed.envelope is not None:
         envelope, offset, head = landed.envelope, landed.data_set_offset, landed.head
     else:
-        start = _read(path, 0, _LONGEST_FILE_META_BYTES + _USUAL_HEADER_BYTES)
+        start = _read(data_directory / landed.path, 0, _LONGEST_FILE_META_BYTES + _USUAL_HEADER_BYTES)
         written, offset = read_file_meta(start)
         envelope, head = landed.envelope or written, start[offset:]
-    return _Source(path=path, envelope=envelope, offset=offset, size_bytes=landed.size_bytes - offset, head=head)
+    return _Source(
+        data_directory=data_directory,
+        path=landed.path,
+        envelope=envelope,
+        offset=offset,
+        size_bytes=landed.size_bytes - offset,
+        head=head,
+    )
 
 
 def _read(path: Path, offset: int, count: int) -> bytes:
@@ -383,13 +391,11 @@ def _read(path: Path, offset: int, count: int) -> bytes:
         return file.read(count)
 
 
-def _rejection(
-    path: Path, sop_class_uid: str, study_instance_uid: str
-) -> tuple[RejectionReason | None, tuple[str, ...]]:
-    if sop_class_uid != KEY_OBJECT_SELECTION:
+def _rejection(source: _Source, study_instance_uid: str) -> tuple[RejectionReason | None, tuple[str, ...]]:
+    if source.envelope.sop_class_uid != KEY_OBJECT_SELECTION:
         return None, ()
     try:
-        return read_rejection(path, study_instance_uid)
+        return read_rejection(source.data_directory / source.path, study_instance_uid)
     except InvalidObject:
         # Kept like any other object: it only rejects nothing.
         _log.warning("key_object_document_not_understood", study_instance_uid=study_instance_uid)
@@ -434,8 +440,38 @@ _META_TAGS = {
 }
 
 
-def _header_values(source: _Source) -> dict[str, Any]:
-    """Return the wanted values, decoded, by keyword; the procedure codes as a tuple."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Common:
+    """What the objects of a series have in common, as a rule."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    modality: str
+    attributes: Mapping[str, str]
+    header: StudyHeader
+
+
+def _common(values: Mapping[str, Any]) -> _Common:
+    return _Common(
+        study_instance_uid=require_uid(str(values.get("StudyInstanceUID", ""))),
+        series_instance_uid=require_uid(str(values.get("SeriesInstanceUID", ""))),
+        modality=str(values.get("Modality", "")),
+        attributes=_matching(values),
+        header=_study_header(values),
+    )
+
+
+def _matching(values: Mapping[str, Any]) -> dict[str, str]:
+    return {keyword: str(values[keyword]) for keyword in MATCHING_KEYWORDS if values.get(keyword)}
+
+
+def _header_values(source: _Source) -> tuple[Mapping[str, Any], _Common]:
+    """Return the values that differ from object to object, and the others.
+
+    Raises
+    ------
+    InvalidObject
+    """
     data, transfer_syntax_uid = source.head, source.envelope.transfer_syntax_uid
     encoding = _encoding_of(transfer_syntax_uid)
     deflated = transfer_syntax_uid == DeflatedExplicitVRLittleEndian
@@ -449,10 +485,20 @@ def _header_values(source: _Source) -> dict[str, Any]:
         except _NotUnderstood:
             break
         if all(keyword in raw for keyword in _UID_KEYWORDS):
-            return _decoded(raw, encoding)
+            own = _decoded({keyword: raw.pop(keyword) for keyword in _OWN_KEYWORDS if keyword in raw}, encoding)
+            if len(data) <= _USUAL_HEADER_BYTES:
+                return own, _common_of(tuple(raw.items()), transfer_syntax_uid)
+            return own, _common(_decoded(raw, encoding))
         break
     start = source.read(min(source.size_bytes, _LONGEST_HEADER_BYTES))
-    return _forgiving_values(start, transfer_syntax_uid, tuple(_KEYWORD_OF_TAG.values()))
+    values = _forgiving_values(start, transfer_syntax_uid, tuple(_KEYWORD_OF_TAG.values()))
+    return {keyword: values[keyword] for keyword in _OWN_KEYWORDS}, _common(values)
+
+
+# To decode the texts of a header takes longer than to find them.
+@lru_cache(maxsize=32)
+def _common_of(raw: tuple[tuple[str, bytes], ...], transfer_syntax_uid: str) -> _Common:
+    return _common(_decoded(dict(raw), _encoding_of(transfer_syntax_uid)))
 
 
 def _decoded(raw: Mapping[str, bytes], encoding: _Encoding) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from casebook import audit, store
-from casebook.database import read, write
+from casebook.database import write
 from casebook.errors import InvalidObject, StoreUnavailable, WetreadError
 from casebook.logs import get_logger
 from casebook.settings import Settings
-from casebook.study import ReceivedInstance
+from casebook.study import Copy, ReceivedInstance
 from dicom_node.header import describe, sha256_of
 from dicom_node.inbox import Inbox, Landed
 
@@ -124,20 +124,8 @@ class Recorder:
             return
         digests: dict[str, str] = {}
         try:
-            with read(self._engine) as connection:
-                # Before anything is locked: to hash a long repeated object takes seconds.
-                self._compare(connection, described, digests)
-            with write(self._engine) as connection:
-                store.lock_recording(connection)
-                for path in self._compare(connection, described, digests):
-                    store.set_digest(connection, path, digests[path])
-                described = [
-                    replace(one, sha256=digests[one.path]) if one.path in digests else one for one in described
-                ]
-                own = store.is_issued(connection, [one.sop_instance_uid for one in described])
-                store.record_instances(connection, [self._marked(one, own) for one in described], self._clock())
-                hashed = [one.path for one in described if one.sha256]
-                with_row = store.paths_with_row(connection, hashed) if hashed else set()
+            while (equal := self._write(described, digests)) is None:
+                pass
         except DBAPIError as error:
             if error.connection_invalidated or type(error).__name__ in _TRANSIENT:
                 raise StoreUnavailable from None
@@ -147,22 +135,27 @@ class Recorder:
         except (ValueError, TypeError, KeyError):
             raise _Poisoned from None
 
-        # Committed: what has no row now is byte for byte what another row already holds.
-        for path in hashed:
-            if path not in with_row:
-                self._inbox.files.remove(self._inbox.data_directory / path)
+        # Committed, and so is the row of the other.
+        for path in equal:
+            self._inbox.files.remove(self._inbox.data_directory / path)
 
-    def _compare(self, connection: Connection, described: list[ReceivedInstance], digests: dict[str, str]) -> list[str]:
-        """Add the digests, by path, of all that share a UID; return the stored files whose row has none yet."""
-        uses = Counter(one.sop_instance_uid for one in described)
-        held = store.copies(connection, set(uses))
-        uses.update(copy.sop_instance_uid for copy in held)
-        lacking = [copy.path for copy in held if not copy.sha256]
-        # To hash every object would cost more than to receive it.
-        for path in (*lacking, *(one.path for one in described if uses[one.sop_instance_uid] > 1)):
-            if path not in digests:
-                digests[path] = self._digest(path)
-        return lacking
+    def _write(self, described: list[ReceivedInstance], digests: dict[str, str]) -> set[str] | None:
+        """Commit the rows and return the paths that need none; or add digests that it takes, and return None."""
+        with write(self._engine) as connection:
+            store.lock_recording(connection)
+            held = store.copies(connection, {one.sop_instance_uid for one in described})
+            unhashed = _repeated(described, held) - digests.keys()
+            if not unhashed:
+                for copy in held:
+                    if not copy.sha256:
+                        store.set_digest(connection, copy.path, digests[copy.path])
+                held = [replace(copy, sha256=copy.sha256 or digests[copy.path]) for copy in held]
+                own = store.is_issued(connection, [one.sop_instance_uid for one in described])
+                marked = [self._marked(one, own, digests) for one in described]
+                return store.record_instances(connection, marked, self._clock(), held)
+        # With nothing locked: to hash a long object takes seconds.
+        digests.update((path, self._digest(path)) for path in unhashed)
+        return None
 
     def _digest(self, path: str) -> str:
         try:
@@ -174,10 +167,12 @@ class Recorder:
             _log.warning("object_not_read", path=path, error=type(error).__name__)
             raise StoreUnavailable from None
 
-    def _marked(self, one: ReceivedInstance, own: set[str]) -> ReceivedInstance:
+    def _marked(self, one: ReceivedInstance, own: set[str], digests: Mapping[str, str]) -> ReceivedInstance:
         # A result of ours that comes back starts nothing: by its UID, or by the device that made it.
         is_own = one.sop_instance_uid in own or one.attributes.get("DeviceUID") == self._settings.device.device_uid
-        return replace(one, is_own=True) if is_own else one
+        if not is_own and one.path not in digests:
+            return one
+        return replace(one, is_own=is_own, sha256=digests.get(one.path, ""))
 
     def _set_aside(self, path: str, reason: str, study_instance_uid: str = "") -> None:
         try:
@@ -200,6 +195,13 @@ class Recorder:
                 )
         except SQLAlchemyError:
             _log.warning("audit_row_missing", reason=action)
+
+
+def _repeated(described: Sequence[ReceivedInstance], held: Sequence[Copy]) -> set[str]:
+    """Return the paths whose digest has to be known: to hash every object would cost more than to receive it."""
+    every: list[ReceivedInstance | Copy] = [*described, *held]
+    uses = Counter(one.sop_instance_uid for one in every)
+    return {one.path for one in every if uses[one.sop_instance_uid] > 1 and not one.sha256}
 
 
 class _Poisoned(WetreadError):

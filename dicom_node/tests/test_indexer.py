@@ -187,10 +187,10 @@ def test_an_unreadable_file_is_set_aside_with_its_reason_and_stops_nobody(bench:
 def test_a_row_that_cannot_be_stored_is_set_aside_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     real = store.record_instances
 
-    def choosy(connection: Any, received: Any, now: float) -> None:
+    def choosy(connection: Any, received: Any, *others: Any) -> set[str]:
         if any(one.sop_instance_uid == "1.2.3.2" for one in received):
             raise ValueError("cannot store")
-        real(connection, received, now)
+        return real(connection, received, *others)
 
     monkeypatch.setattr(store, "record_instances", choosy)
     landed = [bench.land(f"1.2.3.{number}") for number in range(1, 4)]
