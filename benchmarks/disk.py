@@ -78,6 +78,7 @@ def _keeper(opened: Inbox, kind: Kind) -> Callable[[int, bytes], object]:
         arrival = opened.arrival(envelope)
         arrival.write([content])
         arrival.commit()
+        arrival.complete()
 
     return keep
 

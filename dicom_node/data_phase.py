@@ -639,9 +639,7 @@ class FastUpperLayer(DULServiceProvider):
         if reception is None:
             raise _Invalid
         self._flush()
-        status = reception.finish()
-        self._message.reception = None
-        self._answer(_C_STORE_RSP, status)
+        reception.finish(lambda status: self._answer(_C_STORE_RSP, status))
         self._message.reset()
 
     def _hand_over(self, context_id: int, control: int, content: bytes) -> None:

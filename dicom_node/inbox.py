@@ -1,10 +1,11 @@
 """Where received objects land: durable under a final name, or not there at all.
 
 ``inbox/<2 hex digits>/<SOP Instance UID>_<unique>_<size>.dcm``. The order is: temporary file in the same directory,
-every byte, rename, then for a small object the journal, for every other one fsync(file), and fsync(directory) where
-the file system needs it. The file is a DICOM file (PS3.10) that names its sender in the file meta information, so the
-index can be rebuilt from the folder alone. The size in the name tells a whole file from one that a power cut shortened
-between rename and fsync. A repeated SOP Instance UID gets a name of its own: the first file is never touched.
+every byte, rename, fsync(file), and fsync(directory) where the file system needs it. A small object is durable as soon
+as the journal holds it; its sender is answered then, and its file written at once afterwards. The file is a DICOM file
+(PS3.10) that names its sender in the file meta information, so the index can be rebuilt from the folder alone. The size
+in the name tells a whole file from one that a power cut shortened between rename and fsync. A repeated SOP Instance UID
+gets a name of its own: the first file is never touched.
 """
 
 import fcntl
@@ -246,13 +247,15 @@ class GuestInbox(Inbox):
 class Arrival:
     """One object on its way to disk: write, then commit or discard."""
 
-    __slots__ = ("_file", "_folder", "_inbox", "_temporary", "_unique", "data_set_offset", "envelope")
+    __slots__ = ("_file", "_folder", "_inbox", "_name", "_temporary", "_unique", "data_set_offset", "envelope")
 
     def __init__(self, inbox: Inbox, envelope: Envelope, folder: Path, unique: str) -> None:
         self._inbox = inbox
         self._folder = folder
         self._unique = unique
         self._temporary = f"{folder}/.{unique}{_TEMPORARY}"
+        #: In its folder, once it is durable.
+        self._name = ""
         self._file: BlockFile | None = None
         self.envelope = envelope
         self.data_set_offset = 0
@@ -292,7 +295,7 @@ class Arrival:
             raise of_os_error(error) from None
 
     def commit(self, head: bytes = b"") -> Landed:
-        """Return when the object is durable under its name.
+        """Return when the object is durable; `complete` has to follow.
 
         Parameters
         ----------
@@ -305,25 +308,12 @@ class Arrival:
             When any step fails; then nothing of the object is left.
         """
         file = self._require_file()
-        files, size_bytes = self._inbox.files, file.size_bytes
-        name = f"{self.envelope.sop_instance_uid}_{self._unique}_{size_bytes:x}.dcm"
-        target = f"{self._folder}/{name}"
-        try:
-            file.settle()
-            # The rename goes first: one flush then makes data and name durable (see ONE_FLUSH_IS_ENOUGH).
-            files.rename(self._temporary, target)
-            try:
-                self._make_durable(file, name)
-            except OSError:
-                files.remove(target)
-                raise
-        except OSError as error:
-            self.discard()
-            raise of_os_error(error) from None
-        self._file = None
-        file.close()
+        size_bytes = file.size_bytes
+        self._name = f"{self.envelope.sop_instance_uid}_{self._unique}_{size_bytes:x}.dcm"
+        if not file.content or not self._inbox.journal.append(self._relative, file.content):
+            self._flush(file)
         return Landed(
-            path=f"inbox/{self._folder.name}/{name}",
+            path=f"inbox/{self._relative}",
             size_bytes=size_bytes,
             received_at=time.time(),
             envelope=self.envelope,
@@ -331,15 +321,54 @@ class Arrival:
             head=head,
         )
 
-    def _make_durable(self, file: BlockFile, name: str) -> None:
-        if file.content and self._inbox.journal.append(f"{self._folder.name}/{name}", file.content):
+    def complete(self) -> None:
+        """Write the file of an object that only the journal holds; may be called again.
+
+        Raises
+        ------
+        StorageFull, UnsafeStorage
+            When the disk does not take it; then the journal keeps the object for the next start.
+        """
+        file, self._file = self._file, None
+        if file is None:
             return
-        self._inbox.files.flush(file.descriptor)
-        if self._inbox.flushes_directory:
-            self._inbox.files.flush_directory(self._folder)
+        try:
+            self._place(file)
+        except OSError as error:
+            self._inbox.journal.cannot_file(error)
+            raise of_os_error(error) from None
+        finally:
+            file.close()
+        self._inbox.journal.filed(self._relative)
+
+    @property
+    def _relative(self) -> str:
+        return f"{self._folder.name}/{self._name}"
+
+    def _place(self, file: BlockFile) -> None:
+        file.settle()
+        self._inbox.files.rename(self._temporary, f"{self._folder}/{self._name}")
+
+    def _flush(self, file: BlockFile) -> None:
+        files = self._inbox.files
+        try:
+            # The name goes first: one flush then makes data and name durable (see ONE_FLUSH_IS_ENOUGH).
+            self._place(file)
+            try:
+                files.flush(file.descriptor)
+                if self._inbox.flushes_directory:
+                    files.flush_directory(self._folder)
+            except OSError:
+                files.remove(f"{self._folder}/{self._name}")
+                raise
+        except OSError as error:
+            self.discard()
+            raise of_os_error(error) from None
+        self._file = None
+        file.close()
 
     def discard(self) -> None:
-        """Leave nothing behind; may be called again."""
+        """Leave nothing behind of an object that is not durable; may be called again."""
         file, self._file = self._file, None
         if file is None:
             return

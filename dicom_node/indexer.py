@@ -85,6 +85,11 @@ class Indexer:
         """False while rows lag or the database refuses."""
         return not self._database_refuses and self.lag_s <= MAX_LAG_S
 
+    @property
+    def may_refuse(self) -> bool:
+        """Whether a sender is answered only when its object has its row."""
+        return self._row_before_ack
+
     def submit(self, landed: Landed) -> None:
         """Take over a durable object; called by every association's thread.
 
@@ -175,8 +180,8 @@ class Indexer:
                 # Objects come in bursts: one transaction for what arrives in this interval.
                 self._stopping.wait(BATCH_INTERVAL_S)
             try:
-                # One more only for a full batch: a transaction for each of the few that came meanwhile would take
-                # the interpreter away from those who receive, without end.
+                # One more only for a full batch: a transaction for each of the few that came meanwhile would cost as
+                # much as one for all of them.
                 while self.index_waiting() == _MAX_BATCH:
                     pass
                 self._tell_refusal(refuses=False)

@@ -1,9 +1,10 @@
-"""Small objects become durable in a journal, while their files are still on the way to the device.
+"""Small objects become durable in a journal, before their files are on the device.
 
-To flush a file of 20 KB takes eight times as long as to write it. So a small object is written to its file, which
-everyone reads, and once more into a segment of the journal, in one write that returns when it is on the device. Soon
-after, one flush of the whole file system (syncfs(2)) covers every file, and the segment is wiped. A killed process
-loses nothing of either; after a power cut the start writes out again what a segment holds and a file lacks.
+To flush a file of 20 KB takes eight times as long as to write it. So a small object is written into a segment of the
+journal, in one write that returns when it is on the device, its sender is answered, and only then it is written to its
+file, which everyone reads. Soon after, one flush of the whole file system (syncfs(2)) covers every file, and the
+segment is wiped. After the end of the process or of the power, the next start writes out what a segment holds and a
+file lacks.
 
 Each process that receives has a journal of its own, and one object at a time goes this way. What comes meanwhile, and
 what finds both segments full or the disk failed, its caller flushes as a file of its own: parallel flushes of files
@@ -27,6 +28,8 @@ from dicom_node.file_system import FileSystem
 SEGMENT_BYTES = 16 << 20
 #: Files are flushed, and the journal wiped, about this long after an acknowledgement.
 CHECKPOINT_INTERVAL_S = 1.0
+#: A file is written as soon as its sender is answered; a checkpoint waits this long for one.
+_LONGEST_FILING_S = 1.0
 #: With less free space than so many times its own size the journal does not run.
 _LEAST_ROOM = 20
 #: Magic, length of the path, length of the content, CRC-32 of both.
@@ -70,10 +73,19 @@ class Journal:
         self._used: list[_Segment] = []
         #: Between start and stop, as long as nothing failed.
         self._takes_objects = False
+        #: Paths of records whose files are still to be written.
+        self._unfiled: set[str] = set()
+        self._filing = threading.Condition()
+        self._owes_files = False
         self._is_used = threading.Event()
         self._is_urgent = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+
+    @property
+    def is_alive(self) -> bool:
+        """False when a file could not be written: its object is durable here, and only a new start brings it out."""
+        return not self._owes_files
 
     # ---- for whoever receives ----
 
@@ -83,25 +95,41 @@ class Journal:
         Parameters
         ----------
         path
-            Of its file, relative to the inbox; it has been written already, under its final name.
+            Of its file, relative to the inbox; it is written next, and `filed` or `cannot_file` called.
         content
             The whole file, a small one.
         """
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            return self._append(path.encode("ascii"), content)
+            name = path.encode("ascii")
+            size_bytes = _aligned(_HEADER.size + len(name) + len(content))
+            segment = self._with_room_for(size_bytes)
+            if segment is None:
+                return False
+            self._append(segment, size_bytes, name, content)
+            with self._filing:
+                self._unfiled.add(path)
+            return True
         except OSError as error:
             self._give_up(error)
             return False
         finally:
             self._lock.release()
 
-    def _append(self, name: bytes, content: memoryview) -> bool:
-        size_bytes = _aligned(_HEADER.size + len(name) + len(content))
-        segment = self._with_room_for(size_bytes)
-        if segment is None:
-            return False
+    def filed(self, path: str) -> None:
+        """Learn that the file of a record is written."""
+        with self._filing:
+            self._unfiled.discard(path)
+            self._filing.notify_all()
+
+    def cannot_file(self, error: OSError) -> None:
+        """Learn that the file of a record could not be written: its segment is not wiped any more."""
+        self._owes_files = True
+        _log.error("object_without_file", error=type(error).__name__)
+        self._give_up(error)
+
+    def _append(self, segment: _Segment, size_bytes: int, name: bytes, content: memoryview) -> None:
         header = _HEADER.pack(_MAGIC, len(name), len(content), zlib.crc32(content, zlib.crc32(name)))
         with self._blocks.borrowed() as block:
             end = 0
@@ -110,7 +138,6 @@ class Journal:
                 end += len(part)
             self._write_at(segment, block[:end], segment.end)
         segment.end += size_bytes
-        return True
 
     def _with_room_for(self, size_bytes: int) -> _Segment | None:
         if not self._takes_objects or size_bytes > min(self._segment_bytes, BLOCK_BYTES):
@@ -139,10 +166,18 @@ class Journal:
         """Make every file durable that the journal stands for, and wipe it; the body of the thread."""
         with self._lock:
             self._active, used, self._used = None, self._used, []
+            with self._filing:
+                promised = set(self._unfiled)
         if not used:
             return
+        if not self._are_filed(promised):
+            with self._lock:
+                self._used += used
+            # Tried again.
+            self._is_used.set()
+            return
         try:
-            # The file of each record was written before the record: this covers them all.
+            # The file of each record is written: this covers them all.
             self._files.flush_everything(used[0].descriptor)
             for segment in used:
                 self._wipe(segment)
@@ -152,6 +187,10 @@ class Journal:
             return
         with self._lock:
             self._clean += used
+
+    def _are_filed(self, promised: set[str]) -> bool:
+        with self._filing:
+            return not self._owes_files and self._filing.wait_for(lambda: promised.isdisjoint(self._unfiled), _LONGEST_FILING_S)
 
     def _wipe(self, segment: _Segment) -> None:
         # With zeros and not by forgetting: the objects of a study that is deleted must not linger here. From the end,

@@ -21,6 +21,7 @@ class Landing:
     """Takes fetched objects of one study; stands where the listener's index does."""
 
     keeps_up = True
+    may_refuse = True
 
     def __init__(self, inbox: Inbox, settings: Settings, study_instance_uid: str) -> None:
         """Take where objects land and the one study they may belong to."""

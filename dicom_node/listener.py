@@ -90,7 +90,7 @@ def serve(
             stow.start()
         if on_ready is not None:
             on_ready(acceptor.port)
-        parts: dict[str, _Lives] = {"acceptor": acceptor, "indexer": indexer}
+        parts: dict[str, _Lives] = {"acceptor": acceptor, "indexer": indexer, "journal": inbox.journal}
         _wait_for(stop, parts if children is None else parts | {"receiving_process": children})
     _log.info("listener_stopped")
 

@@ -33,6 +33,7 @@ from dicom_node.associations import Associations
 from dicom_node.disk_gate import DiskGate, ReservedBytes
 from dicom_node.inbox import GuestInbox
 from dicom_node.indexer import Indexer
+from dicom_node.journal import Journal
 from dicom_node.reception import Receiver
 from dicom_node.recorder_process import RecorderProcess, RemoteRecords
 from dicom_node.tls import server_context
@@ -228,11 +229,13 @@ class _Work:
         self._inbox.start_journal()
         self._indexer.start()
         self._child.orders.settimeout(_HEARTBEAT_S)
+        parts: dict[str, Indexer | Journal] = {"indexer": self._indexer, "journal": self._inbox.journal}
         while self._take_order():
-            if not self._indexer.is_alive:
-                # It would refuse every object from now on; the listener starts again without it.
-                _log.error("listener_part_ended", state="indexer")
-                os._exit(1)
+            for name, part in parts.items():
+                if not part.is_alive:
+                    # The listener ends, and starts again with what is on the disk.
+                    _log.error("listener_part_ended", state=name)
+                    os._exit(1)
         self._associations.stop()
         self._indexer.stop()
         self._inbox.close()

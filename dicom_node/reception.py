@@ -1,7 +1,7 @@
 """One C-STORE from its command to its status: the same for the stock receive loop and for ours."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from casebook.errors import InvalidObject, StoreUnavailable
@@ -21,6 +21,11 @@ _log = get_logger(__name__)
 
 class Index(Protocol):
     """Who makes rows of what landed."""
+
+    @property
+    def may_refuse(self) -> bool:
+        """Whether `submit` has a say in the status, so that it comes before the answer."""
+        ...
 
     @property
     def keeps_up(self) -> bool:
@@ -69,6 +74,7 @@ class Reception:
         "_failure",
         "_head",
         "_index",
+        "_landed",
         "_reservation",
         "_study_instance_uid",
         "_touched_at",
@@ -83,6 +89,8 @@ class Reception:
         self._envelope = envelope
         self._failure: Exception | None = None
         self._arrival: Arrival | None = None
+        #: Durable, and not yet in line for its row.
+        self._landed: Landed | None = None
         self._reservation = Reservation(gate)
         #: The first bytes of the data set, kept also of an object that is only drained.
         self._head = b""
@@ -118,28 +126,26 @@ class Reception:
         self._touched_at = now
         self._touch()
 
-    def finish(self) -> int:
-        """Make the object durable and return the status to answer (PS3.4 B.2.3); never raises."""
-        if self._failure is None and self._arrival is not None:
-            try:
-                self._require_identity(self._arrival)
-                self._index.submit(self._arrival.commit(self._head))
-            except Exception as error:  # noqa: BLE001 - process edge
-                self._fail(error)
-        self._reservation.end()
+    def finish(self, answer: Callable[[int], None] = lambda _: None) -> int:
+        """Make the object durable, answer, and see to its file and its row; return the status (PS3.4 B.2.3).
+
+        Parameters
+        ----------
+        answer
+            Tells the sender the status. What it raises is raised here; nothing else is.
+        """
+        self._attempt(self._commit)
+        if self._index.may_refuse:
+            self._attempt(self._hand_over)
         status = status_of(self._failure)
         if status != SUCCESS:
-            # An object that cannot be used would be refused again; any other will come back.
-            if not isinstance(self._failure, InvalidObject):
-                self._touch()
-            _log.warning(
-                "object_refused",
-                status=f"0x{status:04X}",
-                error=type(self._failure).__name__,
-                ae_title=self._envelope.calling_ae_title,
-                sop_class_uid=self._envelope.sop_class_uid,
-                transfer_syntax_uid=self._envelope.transfer_syntax_uid,
-            )
+            self._tell_refusal(status)
+        try:
+            answer(status)
+        finally:
+            # Nobody has to wait for what the next start does as well, should this process end here.
+            self._attempt(self._hand_over)
+            self._reservation.end()
         return status
 
     def abandon(self) -> None:
@@ -147,6 +153,36 @@ class Reception:
         self._reservation.end()
         if self._arrival is not None:
             self._arrival.discard()
+
+    def _attempt(self, step: Callable[[Arrival], None]) -> None:
+        if self._failure is None and self._arrival is not None:
+            try:
+                step(self._arrival)
+            except Exception as error:  # noqa: BLE001 - process edge
+                self._fail(error)
+
+    def _commit(self, arrival: Arrival) -> None:
+        self._require_identity(arrival)
+        self._landed = arrival.commit(self._head)
+
+    def _hand_over(self, arrival: Arrival) -> None:
+        landed, self._landed = self._landed, None
+        if landed is not None:
+            arrival.complete()
+            self._index.submit(landed)
+
+    def _tell_refusal(self, status: int) -> None:
+        # An object that cannot be used would be refused again; any other will come back.
+        if not isinstance(self._failure, InvalidObject):
+            self._touch()
+        _log.warning(
+            "object_refused",
+            status=f"0x{status:04X}",
+            error=type(self._failure).__name__,
+            ae_title=self._envelope.calling_ae_title,
+            sop_class_uid=self._envelope.sop_class_uid,
+            transfer_syntax_uid=self._envelope.transfer_syntax_uid,
+        )
 
     def _touch(self) -> None:
         if isinstance(self._failure, InvalidObject):

@@ -190,7 +190,9 @@ def journalled(tmp_path: Path) -> Iterator[tuple[Inbox, FailingDisk]]:
 def commit(inbox: Inbox, uid: str, content: bytes) -> Path:
     arrival = inbox.arrival(an_envelope(uid))
     arrival.write([content])
-    return inbox.data_directory / arrival.commit().path
+    path = inbox.data_directory / arrival.commit().path
+    arrival.complete()
+    return path
 
 
 def lose_power(inbox: Inbox) -> None:
@@ -209,6 +211,45 @@ def test_a_small_object_becomes_durable_in_the_journal_and_a_large_one_as_a_file
     assert data_set_bytes(path) == data_set()
     with pytest.raises(StorageFull):
         commit(inbox, "1.2.3.5", data_set("1.2.3.5", pixels=bytes(SMALL_FILE_BYTES)))
+
+
+def test_a_process_that_ends_before_it_writes_the_file_of_what_it_promised_writes_it_at_its_next_start(
+    journalled: tuple[Inbox, FailingDisk], tmp_path: Path
+) -> None:
+    inbox, _ = journalled
+    arrival = inbox.arrival(an_envelope())
+    arrival.write([data_set()])
+    path = tmp_path / arrival.commit().path
+    assert not path.exists()
+    lose_power(inbox)
+
+    with contextlib.closing(Inbox(tmp_path)) as after:
+        assert data_set_bytes(path) == data_set()
+        assert [tmp_path / one.path for one in after.scan(set())] == [path]
+    arrival.complete()
+
+
+@pytest.mark.parametrize("step", ["create", "write", "rename"])
+def test_what_was_promised_and_cannot_be_written_is_kept_for_the_next_start(
+    journalled: tuple[Inbox, FailingDisk], tmp_path: Path, step: str
+) -> None:
+    inbox, disk = journalled
+    arrival = inbox.arrival(an_envelope())
+    arrival.write([data_set()])
+    path = tmp_path / arrival.commit().path
+    lives = [inbox.journal.is_alive]
+    disk.fails_at = step
+
+    with pytest.raises(StorageFull):
+        arrival.complete()
+    arrival.discard()
+    lives.append(inbox.journal.is_alive)
+    assert lives == [True, False]
+    disk.fails_at = ""
+    inbox.close()
+
+    with contextlib.closing(Inbox(tmp_path)):
+        assert data_set_bytes(path) == data_set()
 
 
 def test_what_a_power_cut_took_is_back_after_the_start(journalled: tuple[Inbox, FailingDisk], tmp_path: Path) -> None:
@@ -308,3 +349,4 @@ def test_the_journal_runs_only_where_its_file_system_is_known(
         inbox.start_journal()
 
         assert inbox.journal.append("00/1_a_b.dcm", memoryview(b"x")) is runs
+        inbox.journal.filed("00/1_a_b.dcm")
