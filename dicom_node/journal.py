@@ -190,7 +190,9 @@ class Journal:
 
     def _are_filed(self, promised: set[str]) -> bool:
         with self._filing:
-            return not self._owes_files and self._filing.wait_for(lambda: promised.isdisjoint(self._unfiled), _LONGEST_FILING_S)
+            return not self._owes_files and self._filing.wait_for(
+                lambda: promised.isdisjoint(self._unfiled), _LONGEST_FILING_S
+            )
 
     def _wipe(self, segment: _Segment) -> None:
         # With zeros and not by forgetting: the objects of a study that is deleted must not linger here. From the end,
