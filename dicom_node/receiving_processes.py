@@ -1,10 +1,10 @@
 """Processes that receive: children of the listener, which hands each connection to one of them.
 
-Python runs one thread at a time, and to take turns costs threads that receive small objects more than they have to do
-in between (docs/decisions.md has the figures). The listener accepts; a connection whose first byte has come goes to the child with the fewest, with TLS
-and association still ahead of it. Each child has its own threads, its own journal, and its own line of objects that
-wait for their rows, which the listener forwards to the one recorder. Limits of associations and reserved bytes are
-counted in memory that all share.
+Python runs one thread at a time, and threads that receive small objects spend much of their time on taking turns
+(docs/decisions.md has the figures). The listener accepts; a connection whose first byte has come goes to the child with
+the fewest, with TLS and association still ahead of it. Each child has its own threads, its own journal, and its own
+line of objects that wait for their rows, which the listener forwards to the one recorder. Limits of associations and
+reserved bytes are counted in memory that all share.
 
 A child that finds the listener gone ends at once. One that ends on its own takes the listener with it: the next start
 restores, sweeps and indexes, as after a power cut.
