@@ -61,15 +61,16 @@ class BlockFile:
         "_files",
         "_filled_bytes",
         "_is_direct",
-        "_path",
         "descriptor",
+        "path",
         "size_bytes",
     )
 
     def __init__(self, files: FileSystem, blocks: Blocks, path: StrPath) -> None:
         self._files = files
         self._blocks = blocks
-        self._path = path
+        #: Where it is made, once its first bytes go to the disk.
+        self.path = path
         self._block = blocks.take()
         self._filled_bytes = 0
         self._is_direct = False
@@ -120,7 +121,7 @@ class BlockFile:
 
     def _write_block(self) -> None:
         if self.descriptor < 0:
-            self.descriptor = self._files.create(self._path)
+            self.descriptor = self._files.create(self.path)
             if self.size_bytes > SMALL_FILE_BYTES:
                 self._is_direct = self._files.set_direct(self.descriptor, direct=True)
         end, self._filled_bytes = self._filled_bytes, 0

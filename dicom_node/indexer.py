@@ -4,6 +4,7 @@ Only where a site wants each row before its acknowledgement does a sender wait f
 having run: at start it takes up every file without a row.
 """
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -69,10 +70,10 @@ class Indexer:
     def lag_s(self) -> float:
         """Seconds for which the oldest durable object has been without its row; 0 when none is."""
         for queue in (self._batch, self._waiting):
-            try:
-                return max(0.0, time.monotonic() - queue[0].since)
-            except IndexError:
-                continue
+            if queue:
+                # The thread may have taken it meanwhile.
+                with contextlib.suppress(IndexError):
+                    return max(0.0, time.monotonic() - queue[0].since)
         return 0.0
 
     @property

@@ -226,10 +226,27 @@ def test_a_process_that_ends_before_it_writes_the_file_of_what_it_promised_write
     with contextlib.closing(Inbox(tmp_path)) as after:
         assert data_set_bytes(path) == data_set()
         assert [tmp_path / one.path for one in after.scan(set())] == [path]
-    arrival.complete()
 
 
-@pytest.mark.parametrize("step", ["create", "write", "rename"])
+def test_a_file_that_was_half_written_when_the_process_ended_is_whole_after_its_next_start(
+    journalled: tuple[Inbox, FailingDisk], tmp_path: Path
+) -> None:
+    inbox, disk = journalled
+    arrival = inbox.arrival(an_envelope())
+    arrival.write([data_set()])
+    path = tmp_path / arrival.commit().path
+    disk.fails_after_bytes = 100
+    with pytest.raises(StorageFull):
+        arrival.complete()
+    assert path.stat().st_size == 100
+    lose_power(inbox)
+
+    with contextlib.closing(Inbox(tmp_path)) as after:
+        assert data_set_bytes(path) == data_set()
+        assert [tmp_path / one.path for one in after.scan(set())] == [path]
+
+
+@pytest.mark.parametrize("step", ["create", "write"])
 def test_what_was_promised_and_cannot_be_written_is_kept_for_the_next_start(
     journalled: tuple[Inbox, FailingDisk], tmp_path: Path, step: str
 ) -> None:
