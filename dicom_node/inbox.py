@@ -1,4 +1,4 @@
-"""Where received objects land: durable under a final name, or not there at all.
+"""Where received objects land: durable, or not there at all.
 
 ``inbox/<2 hex digits>/<SOP Instance UID>_<unique>_<size>.dcm``. The order is: temporary file in the same directory,
 every byte, rename, fsync(file), and fsync(directory) where the file system needs it. A small object is durable as soon
