@@ -147,7 +147,7 @@ def record_instances(
     received: Sequence[ReceivedInstance],
     now: float,
     held: Iterable[Copy] | None = None,
-) -> set[str]:
+) -> dict[str, str]:
     """Add rows for durable objects; an object that is already known changes nothing.
 
     A new SOP Instance UID in a study that was already complete starts its next generation. Other bytes under
@@ -156,22 +156,22 @@ def record_instances(
     Parameters
     ----------
     held
-        Every stored object with one of their SOP Instance UIDs; looked up where None. These, and whoever shares
-        the UID of another, carry their digest (see `copies`).
+        Every stored object with one of their SOP Instance UIDs; looked up where None. Where a UID occurs twice, objects
+        are compared by their digests.
 
     Returns
     -------
-        Paths of objects that need no file: byte for byte what another one already holds.
+        Path of each object that got no row, to the path of the one that holds the same.
     """
     if not received:
         # A caller with nothing to record may hold the lock of a study, and comes too late for this one.
-        return set()
+        return {}
     lock_recording(connection)
     known: dict[str, list[Copy]] = defaultdict(list)
     for copy in copies(connection, {one.sop_instance_uid for one in received}) if held is None else held:
         known[copy.sop_instance_uid].append(copy)
     ordered = sorted(received, key=lambda one: (one.study_instance_uid, one.received_at))
-    equal: set[str] = set()
+    equal: dict[str, str] = {}
     for study_instance_uid, group in groupby(ordered, key=lambda one: one.study_instance_uid):
         equal |= _record_study(connection, study_instance_uid, list(group), known, now)
     return equal
@@ -211,17 +211,21 @@ def _record_study(
     group: list[ReceivedInstance],
     known: dict[str, list[Copy]],
     now: float,
-) -> set[str]:
+) -> dict[str, str]:
     created = _ensure_study(connection, group[0], now)
     study = lock_study(connection, study_instance_uid)
     rejected = rejections(connection, study_instance_uid)
     rows, fresh, problem = [], [], ""
-    equal: set[str] = set()
+    equal: dict[str, str] = {}
     for one in group:
         held = known[one.sop_instance_uid]
-        if any((copy.study_instance_uid, copy.sha256) == (study_instance_uid, one.sha256) for copy in held):
+        twins = [
+            copy.path for copy in held if copy.study_instance_uid == study_instance_uid and copy.sha256 == one.sha256
+        ]
+        if twins:
             # One that has its row already comes again when nobody could be told so.
-            equal.update({one.path}.difference(copy.path for copy in held))
+            if one.path not in twins:
+                equal[one.path] = twins[0]
             continue
         status = _status_of(one, held)
         reason = rejected.get(one.sop_instance_uid, "") if status is InstanceStatus.CURRENT else ""

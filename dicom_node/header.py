@@ -61,6 +61,8 @@ _LONGEST_TEXT = 1024
 _LONGEST_HEADER_BYTES = 64 * 1024 * 1024
 #: What is looked at first; longer headers are read again in longer pieces.
 _USUAL_HEADER_BYTES = 64 * 1024
+#: Of the values of a header that are kept for the next objects of its series.
+_LONGEST_KEPT_BYTES = 16 * 1024
 #: Our own is under 1 KiB; whatever file system utilities add stays within this.
 _LONGEST_FILE_META_BYTES = 16 * 1024
 
@@ -486,7 +488,7 @@ def _header_values(source: _Source) -> tuple[Mapping[str, Any], _Common]:
             break
         if all(keyword in raw for keyword in _UID_KEYWORDS):
             own = _decoded({keyword: raw.pop(keyword) for keyword in _OWN_KEYWORDS if keyword in raw}, encoding)
-            if len(data) <= _USUAL_HEADER_BYTES:
+            if sum(map(len, raw.values())) <= _LONGEST_KEPT_BYTES:
                 return own, _common_of(tuple(raw.items()), transfer_syntax_uid)
             return own, _common(_decoded(raw, encoding))
         break

@@ -14,6 +14,7 @@ import itertools
 import os
 import re
 import secrets
+import shutil
 import struct
 import time
 from collections.abc import Iterator, Sequence
@@ -84,11 +85,11 @@ class Landed:
 class Inbox:
     """The folder of received objects; one process at a time owns it, with those that are forked from it."""
 
-    #: Whether this is the process that sweeps, restores, and keeps the journal.
+    #: Whether this is the process that sweeps and restores.
     is_owner = True
 
     def __init__(self, data_directory: Path, files: FileSystem | None = None, journal_name: str = "0") -> None:
-        """Take the folder, sweep what a death left half written, and restore what a power cut took.
+        """Take the folder, sweep what a death left half written, and write what only the journal holds.
 
         Raises
         ------
@@ -155,7 +156,7 @@ class Inbox:
                     status = entry.stat(follow_symlinks=False)
                     name = _NAME.fullmatch(entry.name)
                     if name is None or int(name["size"], 16) != status.st_size:
-                        # Never acknowledged: an acknowledged file was flushed with its whole length.
+                        # Never acknowledged: an acknowledged file was flushed with its whole length, or was restored.
                         self.set_aside(relative, "cut_short_before_acknowledgement" if name else "not_one_of_ours")
                         continue
                     # The clock of the file system may be coarse; the number of the object is not.
@@ -218,15 +219,17 @@ class Inbox:
         if target.parent not in self._folders or not _NAME.fullmatch(target.name):
             _log.error("journal_record_not_understood")
             return False
-        if target.exists() and target.read_bytes() == content:
-            return False
+        is_whole = target.exists() and target.read_bytes() == content
+        # Also then: after a disk error the bytes that are read may be in memory alone, and count as written there.
         temporary = target.with_name(f".{secrets.token_hex(8)}{_TEMPORARY}")
         temporary.write_bytes(content)
+        if is_whole:
+            shutil.copystat(target, temporary)
         self.files.rename(temporary, target)
-        return True
+        return not is_whole
 
     def _sweep(self) -> None:
-        # Temporary files belong to objects that were never acknowledged: their senders still have them.
+        # Temporary files belong to objects that were never acknowledged, or that the journal holds.
         count = 0
         for folder in self._folders:
             for path in folder.glob(f".*{_TEMPORARY}"):
@@ -246,7 +249,7 @@ class GuestInbox(Inbox):
 
 
 class Arrival:
-    """One object on its way to disk: write, then commit or discard."""
+    """One object on its way to disk: write, then commit and complete, or discard."""
 
     __slots__ = ("_file", "_folder", "_inbox", "_name", "_temporary", "_unique", "data_set_offset", "envelope")
 
@@ -255,7 +258,7 @@ class Arrival:
         self._folder = folder
         self._unique = unique
         self._temporary = f"{folder}/.{unique}{_TEMPORARY}"
-        #: In its folder, once it is durable.
+        #: In its folder; known when it is whole.
         self._name = ""
         self._file: BlockFile | None = None
         self.envelope = envelope
@@ -338,9 +341,9 @@ class Arrival:
             file.path = self._target
         try:
             self._place(file)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, only the next start brings the object out
             self._inbox.journal.cannot_file(error)
-            raise of_os_error(error) from None
+            raise (of_os_error(error) if isinstance(error, OSError) else UnsafeStorage()) from None
         finally:
             file.close()
         self._inbox.journal.filed(self._relative)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from casebook.logs import get_logger
 from dicom_node.block_file import ALIGNMENT, BLOCK_BYTES, SMALL_FILE_BYTES, Blocks
-from dicom_node.file_system import FileSystem
+from dicom_node.file_system import FileSystem, write_all
 
 #: Of each of the two segments; several hundred small objects.
 SEGMENT_BYTES = 16 << 20
@@ -123,7 +123,7 @@ class Journal:
             self._unfiled.discard(path)
             self._filing.notify_all()
 
-    def cannot_file(self, error: OSError) -> None:
+    def cannot_file(self, error: Exception) -> None:
         """Learn that the file of a record could not be written: its segment is not wiped any more."""
         self._owes_files = True
         _log.error("object_without_file", error=type(error).__name__)
@@ -155,7 +155,7 @@ class Journal:
         if self._files.write_at(segment.descriptor, [content], offset) != len(content):
             raise OSError(errno.EIO, "a short write")
 
-    def _give_up(self, error: OSError) -> None:
+    def _give_up(self, error: Exception) -> None:
         # For good: whatever fails once may report success the next time, and has lost what it was given before.
         self._takes_objects = False
         _log.error("journal_given_up", error=type(error).__name__)
@@ -163,7 +163,10 @@ class Journal:
     # ---- the checkpoint ----
 
     def checkpoint(self) -> None:
-        """Make every file durable that the journal stands for, and wipe it; the body of the thread."""
+        """Make every file durable that the journal stands for, and wipe it; the body of the thread.
+
+        Nothing is wiped while a file is still to be written.
+        """
         with self._lock:
             self._active, used, self._used = None, self._used, []
             with self._filing:
@@ -230,11 +233,13 @@ class Journal:
         """
         for path in _segments(self._directory):
             if not _is_wiped(path):
-                with path.open("r+b") as file:
+                with path.open("r+b", buffering=0) as file:
                     self._files.flush_everything(file.fileno())
-                    file.write(bytes(path.stat().st_size))
-                    file.flush()
-                    self._files.flush(file.fileno())
+                    # The beginning last, as in `_wipe`.
+                    for offset in (BLOCK_BYTES, 0):
+                        file.seek(offset)
+                        write_all(self._files, file.fileno(), [bytes(max(0, path.stat().st_size - offset))])
+                        self._files.flush(file.fileno())
 
     def start(self) -> None:
         """Take objects from now on, where the disk has room for a journal."""
@@ -260,7 +265,7 @@ class Journal:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take nothing more, flush every file, and end; may be called again."""
+        """End with a last checkpoint, and take nothing more; may be called again."""
         if self._thread.is_alive():
             self._stopping.set()
             self._is_urgent.set()

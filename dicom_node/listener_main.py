@@ -1,5 +1,6 @@
 """The DICOM listener as a process."""
 
+import resource
 import signal
 import threading
 from types import FrameType
@@ -13,6 +14,7 @@ from dicom_node.listener import serve
 def main() -> None:
     """Receive until SIGTERM; the objects in flight are finished."""
     configure_logs("listener")
+    _allow_many_connections()
     stop = threading.Event()
 
     def on_signal(_signal: int, _frame: FrameType | None) -> None:
@@ -30,6 +32,12 @@ def main() -> None:
 
     serve(settings, wiring.engine, stop, on_ready)
     presence.withdraw(settings, "listener")
+
+
+def _allow_many_connections() -> None:
+    # Connections that have not said a word cost a descriptor each, and files must still be had beside them.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 if __name__ == "__main__":

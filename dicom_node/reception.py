@@ -146,6 +146,8 @@ class Reception:
             # Nobody has to wait for what the next start does as well, should this process end here.
             self._attempt(self._hand_over)
             self._reservation.end()
+            if status == SUCCESS and self._failure is not None:
+                _log.error("object_left_for_the_next_start", error=type(self._failure).__name__)
         return status
 
     def abandon(self) -> None:

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 from sqlalchemy import Engine
@@ -136,11 +137,22 @@ class Recorder:
             raise _Poisoned from None
 
         # Committed, and so is the row of the other.
-        for path in equal:
-            self._inbox.files.remove(self._inbox.data_directory / path)
+        for path, twin in equal.items():
+            self._remove_repetition(self._inbox.data_directory / path, self._inbox.data_directory / twin)
 
-    def _write(self, described: list[ReceivedInstance], digests: dict[str, str]) -> set[str] | None:
-        """Commit the rows and return the paths that need none; or add digests that it takes, and return None."""
+    def _remove_repetition(self, path: Path, twin: Path) -> None:
+        try:
+            if twin.exists():
+                self._inbox.files.remove(path)
+            else:
+                # Taken away by hand, and its sender has sent it again.
+                self._inbox.files.rename(path, twin)
+        except OSError as error:
+            # Superfluous, and looked at again at the next start.
+            _log.warning("repetition_not_removed", error=type(error).__name__)
+
+    def _write(self, described: list[ReceivedInstance], digests: dict[str, str]) -> dict[str, str] | None:
+        """Commit the rows and return who needs none, with who has the same; or add digests that it takes: None."""
         with write(self._engine) as connection:
             store.lock_recording(connection)
             held = store.copies(connection, {one.sop_instance_uid for one in described})
@@ -155,13 +167,18 @@ class Recorder:
                 return store.record_instances(connection, marked, self._clock(), held)
         # With nothing locked: to hash a long object takes seconds.
         digests.update((path, self._digest(path)) for path in unhashed)
+        # A repetition that was removed comes again when nobody could be told so.
+        described[:] = [one for one in described if one.path not in unhashed or self._is_there(one.path)]
         return None
+
+    def _is_there(self, path: str) -> bool:
+        return (self._inbox.data_directory / path).exists()
 
     def _digest(self, path: str) -> str:
         try:
             return sha256_of(self._inbox.data_directory / path)
         except (FileNotFoundError, InvalidObject):
-            # Taken away or damaged by hand: it equals nothing.
+            # Taken away or damaged by hand.
             return ""
         except OSError as error:
             _log.warning("object_not_read", path=path, error=type(error).__name__)

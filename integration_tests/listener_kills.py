@@ -139,16 +139,18 @@ def kill_once(folder: Path, seed: int) -> Outcome:
 
 def _cut_power(data_directory: Path) -> int:
     inbox = data_directory / "inbox"
-    paths = [inbox / path for path, _ in Journal(inbox, FileSystem(), Blocks()).records()]
-    for number, path in enumerate(paths):
+    records = list(Journal(inbox, FileSystem(), Blocks()).records())
+    for number, (name, content) in enumerate(records):
+        path = inbox / name
         match number % 3:
             case 0:
-                path.unlink()
+                # The kill may have come before the file.
+                path.unlink(missing_ok=True)
             case 1:
                 path.write_bytes(b"")
             case _:
-                path.write_bytes(bytes(path.stat().st_size))
-    return len(paths)
+                path.write_bytes(bytes(len(content)))
+    return len(records)
 
 
 def _data_set(kind: Kind, number: int) -> bytes:

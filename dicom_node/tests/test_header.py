@@ -15,6 +15,7 @@ from pydicom.sequence import Sequence
 
 from casebook.errors import InvalidObject
 from casebook.study import CodedConcept, ReceivedInstance
+from dicom_node import header
 from dicom_node.header import MATCHING_KEYWORDS, describe, identify
 from dicom_node.inbox import Envelope, Inbox, Landed
 from dicom_node.tests.wire import CT, EXPLICIT
@@ -247,3 +248,33 @@ def test_a_small_object_is_described_from_memory_as_from_its_file(tmp_path: Path
     assert from_memory == from_file
     # What a log or a message shows of it holds nothing of the patient.
     assert "P-1" not in repr(replace(landed, head=content))
+
+
+def test_what_differs_within_a_series_is_each_objects_own(tmp_path: Path) -> None:
+    found = []
+    for uid, number, patient_id in [("1.2.3.4", 1, "P-1"), ("1.2.3.5", 2, "P-1"), ("1.2.3.6", 3, "P-2")]:
+        dataset = a_dataset()
+        dataset.SOPInstanceUID, dataset.InstanceNumber, dataset.PatientID = uid, number, patient_id
+        found.append(described(tmp_path, encoded(dataset, EXPLICIT), uid=uid))
+
+    assert [one.sop_instance_uid for one in found] == ["1.2.3.4", "1.2.3.5", "1.2.3.6"]
+    assert [one.attributes["InstanceNumber"] for one in found] == ["1", "2", "3"]
+    assert [one.header.identity.patient_id for one in found] == ["P-1", "P-1", "P-2"]
+    assert {one.attributes["BodyPartExamined"] for one in found} == {"CHEST"}
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, DEFLATED])
+def test_long_values_are_not_kept_for_the_next_object(tmp_path: Path, syntax: str) -> None:
+    header._common_of.cache_clear()
+    dataset = a_dataset()
+    codes = []
+    for number in range(1000):
+        code = Dataset()
+        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = f"C{number}", "99X", "a long procedure " * 2
+        codes.append(code)
+    dataset.ProcedureCodeSequence = Sequence(codes)
+
+    found = described(tmp_path, encoded(dataset, syntax), syntax)
+
+    assert len(found.header.procedure_codes) == 1000
+    assert header._common_of.cache_info().currsize == 0

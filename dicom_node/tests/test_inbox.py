@@ -246,6 +246,24 @@ def test_a_file_that_was_half_written_when_the_process_ended_is_whole_after_its_
         assert [tmp_path / one.path for one in after.scan(set())] == [path]
 
 
+def test_an_unforeseen_error_after_the_promise_leaves_the_object_to_the_next_start(
+    journalled: tuple[Inbox, FailingDisk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox, disk = journalled
+    arrival = inbox.arrival(an_envelope())
+    arrival.write([data_set()])
+    arrival.commit()
+
+    def fail(_path: object) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(disk, "create", fail)
+    with pytest.raises(UnsafeStorage):
+        arrival.complete()
+
+    assert not inbox.journal.is_alive
+
+
 @pytest.mark.parametrize("step", ["create", "write"])
 def test_what_was_promised_and_cannot_be_written_is_kept_for_the_next_start(
     journalled: tuple[Inbox, FailingDisk], tmp_path: Path, step: str

@@ -22,7 +22,7 @@ from dicom_node.header import describe
 from dicom_node.inbox import Inbox, Landed
 from dicom_node.indexer import MAX_LAG_S, Indexer
 from dicom_node.recorder import Recorder
-from dicom_node.tests.receiving import a_database, a_settings
+from dicom_node.tests.receiving import a_database, a_settings, data_set_bytes
 from dicom_node.tests.test_inbox import an_envelope
 from dicom_node.tests.wire import data_set
 
@@ -118,6 +118,49 @@ def test_a_repetition_of_an_object_whose_file_is_gone_is_kept(bench: Bench) -> N
     assert (bench.inbox.data_directory / again.path).exists()
 
 
+def test_a_repetition_takes_the_place_of_an_equal_file_that_is_gone(bench: Bench) -> None:
+    first = bench.land()
+    bench.land()
+    bench.indexer.index_waiting()
+    (bench.inbox.data_directory / first.path).unlink()
+
+    again = bench.land()
+    bench.indexer.index_waiting()
+
+    assert [row.path for row in bench.rows()] == [first.path]
+    assert data_set_bytes(bench.inbox.data_directory / first.path) == data_set("1.2.3.4")
+    assert not (bench.inbox.data_directory / again.path).exists()
+
+
+def test_a_repetition_that_is_asked_about_again_after_it_was_removed_gets_no_row(bench: Bench) -> None:
+    bench.land()
+    again = bench.land()
+    bench.indexer.index_waiting()
+    assert not (bench.inbox.data_directory / again.path).exists()
+
+    bench.indexer.submit(replace(again, head=data_set("1.2.3.4")))
+    bench.indexer.index_waiting()
+
+    assert len(bench.rows()) == 1
+    with read(bench.engine) as connection:
+        assert connection.execute(select(tables.job)).all() == []
+
+
+def test_a_repetition_that_cannot_be_removed_holds_up_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.land()
+    again = bench.land()
+
+    def fail(_path: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(bench.inbox.files, "remove", fail)
+    bench.indexer.index_waiting()
+
+    assert len(bench.rows()) == 1
+    assert (bench.inbox.data_directory / again.path).exists()
+    assert bench.indexer.lag_s == 0.0
+
+
 def test_a_repetition_waits_while_the_first_file_cannot_be_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.land()
     bench.indexer.index_waiting()
@@ -187,7 +230,7 @@ def test_an_unreadable_file_is_set_aside_with_its_reason_and_stops_nobody(bench:
 def test_a_row_that_cannot_be_stored_is_set_aside_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     real = store.record_instances
 
-    def choosy(connection: Any, received: Any, *others: Any) -> set[str]:
+    def choosy(connection: Any, received: Any, *others: Any) -> dict[str, str]:
         if any(one.sop_instance_uid == "1.2.3.2" for one in received):
             raise ValueError("cannot store")
         return real(connection, received, *others)
