@@ -25,7 +25,7 @@ from pathlib import Path
 from casebook.errors import InvalidObject, UnsafeStorage
 from casebook.logs import get_logger
 from dicom_node.block_file import BlockFile, Blocks
-from dicom_node.file_system import ONE_FLUSH_IS_ENOUGH, FileSystem, kind_of_file_system, of_os_error
+from dicom_node.file_system import ONE_FLUSH_IS_ENOUGH, FileSystem, kind_of_file_system, of_os_error, write_all
 from dicom_node.journal import Journal
 
 #: Identifies this implementation (PS3.7 D.3.3.2).
@@ -222,7 +222,11 @@ class Inbox:
         is_whole = target.exists() and target.read_bytes() == content
         # Also then: after a disk error the bytes that are read may be in memory alone, and count as written there.
         temporary = target.with_name(f".{secrets.token_hex(8)}{_TEMPORARY}")
-        temporary.write_bytes(content)
+        descriptor = self.files.create(temporary)
+        try:
+            write_all(self.files, descriptor, [content])
+        finally:
+            self.files.close(descriptor)
         if is_whole:
             shutil.copystat(target, temporary)
         self.files.rename(temporary, target)

@@ -295,11 +295,13 @@ def test_what_a_power_cut_took_is_back_after_the_start(journalled: tuple[Inbox, 
     emptied.write_bytes(b"")
     zeroed.write_bytes(bytes(zeroed.stat().st_size))
     untouched_at = whole.stat().st_mtime_ns
+    permissions = whole.stat().st_mode
     lose_power(inbox)
 
     with contextlib.closing(Inbox(tmp_path)) as after:
         assert [data_set_bytes(path) for path in paths] == list(contents.values())
         assert whole.stat().st_mtime_ns == untouched_at
+        assert {path.stat().st_mode for path in paths} == {permissions}
         assert {one.path for one in after.scan(set())} == {str(path.relative_to(tmp_path)) for path in paths}
         assert list(after.journal.records()) == []
 
