@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import resource
 import socket
 import struct
 import threading
@@ -26,7 +27,7 @@ from sqlalchemy.exc import OperationalError
 from casebook import store, tables
 from casebook.database import write
 from casebook.errors import InvalidObject, WetreadError
-from dicom_node import acceptor, associations, indexer, listener, recorder
+from dicom_node import acceptor, associations, indexer, listener, listener_main, recorder
 from dicom_node.listener import serve
 from dicom_node.tests.receiving import Receiving, a_database, a_settings, data_set_bytes, receiving, until
 from dicom_node.tests.wire import (
@@ -499,3 +500,13 @@ def test_an_object_that_never_gets_a_row_keeps_nobody_waiting(tmp_path: Path, mo
         assert wire.store(data_set(), "1.2.3.4") == 0
         wire.release()
         assert [path.suffix for path in sorted(running.inbox.refused_directory.iterdir())] == [".dcm", ".reason"]
+
+
+def test_the_listener_takes_as_many_descriptors_as_the_system_lets_it() -> None:
+    given, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, most), most))
+        listener_main._allow_many_connections()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (given, most))
