@@ -1,8 +1,8 @@
 """The disk part of receiving, without a network: what an object costs until it is durable, in three ways.
 
 ``python -m benchmarks.disk [--small]``. Threads make objects durable one after the other, as associations do: each as
-a file through the page cache with a flush of its own; as `dicom_node.inbox` does without a journal, past the page
-cache where an object is large; and as a listener does it, with the journal for small objects.
+a file through the page cache with a flush of its own; as `dicom_node.storage.inbox` does without a journal, past the
+page cache where an object is large; and as a listener does it, with the journal for small objects.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.evidence import print_report
 from benchmarks.raw_sender import KINDS, Kind, header, instance_uid, noise
-from dicom_node.inbox import Envelope, Inbox
+from dicom_node.storage.inbox import Envelope, Inbox
 
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 

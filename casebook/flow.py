@@ -47,12 +47,12 @@ class Step:
 
 STEPS: tuple[Step, ...] = (
     Step(name="read", queue="gpu", body="worker.read:read"),
-    Step(name="prepare", queue="io", body="dicom_node.prepare:prepare"),
-    Step(name="send", queue="io", body="dicom_node.send:send"),
+    Step(name="prepare", queue="io", body="dicom_node.results.prepare:prepare"),
+    Step(name="send", queue="io", body="dicom_node.results.send:send"),
     # Beside the line: the archive is asked how many images there are, before a quiet study counts as complete.
-    Step(name="count", queue="io", body="dicom_node.count:count"),
+    Step(name="count", queue="io", body="dicom_node.archive.count:count"),
     # Beside the line: a repeated SOP Instance UID is compared with the first copy.
-    Step(name="classify", queue="io", body="dicom_node.classify:classify"),
+    Step(name="classify", queue="io", body="dicom_node.objects.classify:classify"),
 )
 QUEUES: tuple[str, ...] = ("gpu", "io")
 

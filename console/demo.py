@@ -29,7 +29,7 @@ from console.demo_result import Returned, collect, print_table, verdict, write_p
 from console.why import in_words
 
 if TYPE_CHECKING:
-    from dicom_node.standin import StandInPacs, StandInRis
+    from dicom_node.trial.standin import StandInPacs, StandInRis
     from training.phantom.dicom import PhantomStudy
 
 #: Far from the seeds of training, which begin at a million; chosen by nobody: the first eight.
@@ -74,7 +74,7 @@ class _Hospital:
 )
 def demo(folder: Path | None) -> None:
     """Send eight synthetic studies through a whole Wetread and compare what comes back with the truth."""
-    from dicom_node.standin import StandInPacs, StandInRis
+    from dicom_node.trial.standin import StandInPacs, StandInRis
 
     root = (folder or Path(tempfile.mkdtemp(prefix="wetread-demo-"))).resolve()
     root.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def _configure(hospital: _Hospital, pacs: "StandInPacs", ris: "StandInRis") -> N
 
 
 def _play(hospital: _Hospital, pacs: "StandInPacs", ris: "StandInRis", screen: Console) -> int:
-    from dicom_node.store_files import store_files
+    from dicom_node.trial.store_files import store_files
     from training.phantom.dicom import build_study, write_study
 
     with _running(hospital, screen) as port:

@@ -19,7 +19,7 @@ from casebook.settings import Settings
 from casebook.study import Study, StudyState
 
 if TYPE_CHECKING:
-    from dicom_node.standin import StandInPacs, StandInRis
+    from dicom_node.trial.standin import StandInPacs, StandInRis
     from training.phantom.dicom import PhantomStudy
 
 #: Answers that say a finding is absent.

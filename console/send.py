@@ -24,7 +24,7 @@ def send(
     data_directory: Path | None,
 ) -> None:
     """Send every DICOM file of FOLDER; exit code 1 when one was not accepted."""
-    from dicom_node.store_files import find_files, store_files
+    from dicom_node.trial.store_files import find_files, store_files
 
     if address is None:
         listener = load_settings(config_directory, data_directory).listener

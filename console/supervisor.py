@@ -33,7 +33,7 @@ class Role:
 
 
 ROLES = (
-    Role(name="listener", module="dicom_node.listener_main"),
+    Role(name="listener", module="dicom_node.receive.listener_main"),
     Role(name="sweeper", module="casebook.sweeper_main"),
     Role(name="io", module="dicom_node.io_worker"),
     Role(name="gpu", module="worker.gpu_worker"),

@@ -20,8 +20,8 @@ from casebook import presence, store, tables
 from casebook.case import JobState
 from casebook.study import StudyState
 from casebook.wiring import Wiring, wire
-from dicom_node.standin import Arrival, StandInPacs, StandInRis
-from dicom_node.store_files import store_files
+from dicom_node.trial.standin import Arrival, StandInPacs, StandInRis
+from dicom_node.trial.store_files import store_files
 from integration_tests import foreign
 from integration_tests.settings import REPOSITORY, environment
 from training.phantom.dicom import build_study, write_study

@@ -11,9 +11,9 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.raw_sender import KINDS, Kind, Refused, header, instance_uid, noise
-from dicom_node.block_file import Blocks
-from dicom_node.file_system import FileSystem
-from dicom_node.journal import Journal
+from dicom_node.storage.block_file import Blocks
+from dicom_node.storage.file_system import FileSystem
+from dicom_node.storage.journal import Journal
 from integration_tests.foreign import wait_until
 from integration_tests.listener_process import (
     ListenerProcess,

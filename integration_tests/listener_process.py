@@ -22,7 +22,7 @@ from sqlalchemy.exc import OperationalError
 from benchmarks.raw_sender import KINDS, Association, Refused, associate_request
 from casebook import database, logs
 from casebook.settings import Settings
-from dicom_node.listener import serve
+from dicom_node.receive.listener import serve
 from integration_tests import foreign
 from integration_tests.settings import REPOSITORY
 
@@ -68,7 +68,7 @@ class ListenerProcess:
 
     def receiving(self) -> list[psutil.Process]:
         """Return the children that receive; the recorder is a program of its own."""
-        return [child for child in self.family()[1:] if "dicom_node.recorder_process" not in child.cmdline()]
+        return [child for child in self.family()[1:] if "dicom_node.index.recorder_process" not in child.cmdline()]
 
     def temporaries(self) -> list[Path]:
         """List what lies in the inbox and is no finished object."""

@@ -28,10 +28,10 @@ from casebook.settings import Settings
 from casebook.study import CompletionReason, InstanceStatus, Study, StudyState
 from casebook.sweeper import sweep
 from casebook.wiring import Wiring
-from dicom_node import sop_classes
-from dicom_node.count import count
-from dicom_node.prepare import prepare
-from dicom_node.send import send
+from dicom_node.archive.count import count
+from dicom_node.objects import sop_classes
+from dicom_node.results.prepare import prepare
+from dicom_node.results.send import send
 from integration_tests import foreign
 from integration_tests.listener_process import AE_TITLE, listener, wait_for_rows
 from integration_tests.settings import REPOSITORY

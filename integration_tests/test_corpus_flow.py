@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pydicom.uid import ImplicitVRLittleEndian
 
 from casebook.study import StudyState
-from dicom_node.standin import StandInPacs
+from dicom_node.trial.standin import StandInPacs
 from integration_tests import foreign, node, object_sender
 from integration_tests.listener_process import data_set_of
 from training.phantom.dicom import build_study, write_study

@@ -22,10 +22,10 @@ from pynetdicom import AE, evt
 from sqlalchemy import create_engine, text
 
 from casebook.study import StudyState
-from dicom_node.mllp import CARRIAGE_RETURN, END, START
-from dicom_node.standin import StandInPacs, StandInRis
-from dicom_node.structured_report import ENHANCED_SR
+from dicom_node.hl7.mllp import CARRIAGE_RETURN, END, START
+from dicom_node.results.sr_document import ENHANCED_SR
 from dicom_node.tests import peers
+from dicom_node.trial.standin import StandInPacs, StandInRis
 from integration_tests import foreign, node, object_sender
 from integration_tests.planted import Leak, Planter, files, leaks
 from integration_tests.settings import REPOSITORY, environment

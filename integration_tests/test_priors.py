@@ -25,10 +25,10 @@ from casebook.settings import Settings
 from casebook.study import InstanceStatus, PriorKind, StudyState
 from casebook.testing import MORNING, a_pipeline, a_wiring, sqlite_database
 from casebook.wiring import Wiring
-from dicom_node import archive
-from dicom_node.count import count
-from dicom_node.header import describe
-from dicom_node.inbox import Landed
+from dicom_node.archive import query_retrieve as archive
+from dicom_node.archive.count import count
+from dicom_node.index.description import describe
+from dicom_node.storage.inbox import Landed
 from integration_tests import foreign
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]

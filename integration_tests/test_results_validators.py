@@ -19,14 +19,14 @@ from casebook.outcomes import Delivered, Held, Prepared
 from casebook.reading import Reading
 from casebook.settings import DeviceSettings, DicomDestination, Hl7Destination, Settings
 from casebook.study import PatientIdentity, ReceivedInstance, StudyHeader
-from dicom_node import guards
-from dicom_node.draft_text import compose
-from dicom_node.header import describe, read_file_meta
-from dicom_node.inbox import Landed
-from dicom_node.prepare import prepare
-from dicom_node.send import send
-from dicom_node.structured_report import ENHANCED_SR, build, to_bytes
-from dicom_node.tests import drafts
+from dicom_node.index.description import describe, read_file_meta
+from dicom_node.results import guards
+from dicom_node.results.draft_text import compose
+from dicom_node.results.prepare import prepare
+from dicom_node.results.send import send
+from dicom_node.results.sr_document import ENHANCED_SR, build, to_bytes
+from dicom_node.results.tests import drafts
+from dicom_node.storage.inbox import Landed
 from integration_tests import foreign
 from integration_tests.validators import Finding, dcentvfy, dciodvfy, dsrdump, errors, pixelmed
 

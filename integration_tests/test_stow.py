@@ -23,7 +23,7 @@ from casebook import database, store
 from casebook.settings import Settings
 from casebook.study import InstanceStatus
 from casebook.testing import sqlite_database
-from dicom_node.listener import serve
+from dicom_node.receive.listener import serve
 from integration_tests import foreign
 from integration_tests.listener_process import data_set_of, finished, temporaries
 from integration_tests.test_completeness import STUDY, slices

@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from pynetdicom import AE, evt
 
-from dicom_node.mllp import CARRIAGE_RETURN, END, START
-from dicom_node.structured_report import ENHANCED_SR
+from dicom_node.hl7.mllp import CARRIAGE_RETURN, END, START
+from dicom_node.results.sr_document import ENHANCED_SR
 
 #: Given the connection and the message that came on it, answers or does not.
 Script = Callable[[socket.socket, bytes], None]

@@ -17,15 +17,15 @@ from sqlalchemy import Engine, select
 from casebook import tables
 from casebook.database import migrate, open_database, read
 from casebook.settings import ListenerSettings, Settings
-from dicom_node.acceptor import Acceptor
-from dicom_node.admission import Register
-from dicom_node.associations import Associations
-from dicom_node.disk_gate import DiskGate
-from dicom_node.file_system import FileSystem, StrPath
-from dicom_node.inbox import Inbox
-from dicom_node.indexer import Indexer
-from dicom_node.reception import Receiver
-from dicom_node.recorder import Recorder
+from dicom_node.index.indexer import Indexer
+from dicom_node.index.recorder import Recorder
+from dicom_node.receive.acceptor import Acceptor
+from dicom_node.receive.admission import Register
+from dicom_node.receive.associations import Associations
+from dicom_node.receive.reception import Receiver
+from dicom_node.storage.disk_gate import DiskGate
+from dicom_node.storage.file_system import FileSystem, StrPath
+from dicom_node.storage.inbox import Inbox
 
 
 class FailingDisk(FileSystem):

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from casebook.errors import PeerUnavailable, RejectedByPeer
-from dicom_node.dicom_sender import judge
-from dicom_node.mllp import Acknowledgement
-from dicom_node.statuses import STATUS_OF_ERROR, SUCCESS
-from dicom_node.structured_report import ENHANCED_SR
-from dicom_node.tests import drafts
-from dicom_node.tests.test_oru import built
-from dicom_node.tests.test_structured_report import outline, read_back
+from dicom_node.hl7.mllp import Acknowledgement
+from dicom_node.receive.statuses import STATUS_OF_ERROR, SUCCESS
+from dicom_node.results.sr_document import ENHANCED_SR
+from dicom_node.results.store_scu import judge
+from dicom_node.results.tests import drafts
+from dicom_node.results.tests.test_oru import built
+from dicom_node.results.tests.test_sr_document import outline, read_back
 
 DOCS = Path(__file__).parents[2] / "docs"
 CONFORMANCE = (DOCS / "dicom_conformance.md").read_text(encoding="utf-8")

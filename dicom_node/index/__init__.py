@@ -1,0 +1,1 @@
+"""What makes a row of a durable instance."""

@@ -1,0 +1,224 @@
+"""The line of durable objects that wait for their rows: in batches, about 100 ms after their acknowledgement.
+
+Only where a site wants each row before its acknowledgement does a sender wait for it. Nothing depends on this thread
+having run: at start it takes up every file without a row.
+"""
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Engine
+
+from casebook import store
+from casebook.database import read, write
+from casebook.errors import StoreUnavailable
+from casebook.logs import get_logger
+from casebook.settings import Settings
+from dicom_node.index.recorder import Records
+from dicom_node.storage.inbox import Inbox, Landed
+
+#: An object's row is committed at most about this long after its acknowledgement, while the database is quick.
+BATCH_INTERVAL_S = 0.05
+#: Past this much lag new objects are refused: the index would no longer tell the truth about what is here.
+MAX_LAG_S = 2.0
+_MAX_BATCH = 500
+_RETRY_INTERVAL_S = 0.5
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """A durable object in line for its row."""
+
+    landed: Landed
+    #: On the monotonic clock.
+    since: float
+    #: Set once it has its row, or was set aside; None where nobody waits for that.
+    is_done: threading.Event | None = None
+
+    def leave(self) -> None:
+        if self.is_done is not None:
+            self.is_done.set()
+
+
+class Indexer:
+    """Turns landed objects into rows; one thread."""
+
+    def __init__(
+        self, inbox: Inbox, records: Records, settings: Settings, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._inbox = inbox
+        self._records = records
+        self._settings = settings
+        self._clock = clock
+        self._waiting: deque[_Entry] = deque()
+        self._batch: list[_Entry] = []
+        self._row_before_ack = settings.listener.row_before_ack
+        self._touching = threading.Lock()
+        #: Study Instance UID to the earliest end of its quiet period, not yet written down.
+        self._touched: dict[str, float] = {}
+        self._something_waits = threading.Event()
+        self._stopping = threading.Event()
+        self._database_refuses = False
+        self._thread = threading.Thread(target=self._run, name="indexer", daemon=True)
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds for which the oldest durable object has been without its row; 0 when none is."""
+        for queue in (self._batch, self._waiting):
+            if queue:
+                # The thread may have taken it meanwhile.
+                with contextlib.suppress(IndexError):
+                    return max(0.0, time.monotonic() - queue[0].since)
+        return 0.0
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def keeps_up(self) -> bool:
+        """False while rows lag or the database refuses."""
+        return not self._database_refuses and self.lag_s <= MAX_LAG_S
+
+    @property
+    def may_refuse(self) -> bool:
+        """Whether a sender is answered only when its object has its row."""
+        return self._row_before_ack
+
+    def submit(self, landed: Landed) -> None:
+        """Take over a durable object; called by every association's thread.
+
+        Raises
+        ------
+        StoreUnavailable
+            With `row_before_ack`, when the row does not come in time; the object stays in line for it.
+        """
+        is_done = threading.Event() if self._row_before_ack else None
+        self._take(landed, is_done)
+        if is_done is not None and not is_done.wait(MAX_LAG_S):
+            raise StoreUnavailable
+
+    def touch(self, study_instance_uid: str, calling_ae_title: str) -> None:
+        """Keep a received study from completing for another quiet period; called by every association's thread."""
+        quiet_period_s = self._settings.listener.quiet_period_of(calling_ae_title, "")
+        with self._touching:
+            self._touched[study_instance_uid] = self._clock() + quiet_period_s
+        self._something_waits.set()
+
+    def take_up(self, engine: Engine) -> int:
+        """Put in line what an earlier process left without a row, and return how many they are.
+
+        Nothing was received meanwhile, so that no study was quiet: each waits for another quiet period.
+        """
+        with write(engine) as connection:
+            store.touch_all(connection, self._clock() + self._settings.listener.quiet_period_s)
+        with read(engine) as connection:
+            known = store.known_paths(connection)
+        count = 0
+        for landed in self._inbox.scan(known):
+            self._take(landed)
+            count += 1
+        if count:
+            _log.info("inbox_scanned", count=count)
+        return count
+
+    def start(self) -> None:
+        """Make rows from now on."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Index what waits, then end; what is left is taken up at the next start."""
+        self._stopping.set()
+        self._something_waits.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def index_waiting(self) -> int:
+        """Index one batch of what waits and return its size; the body of the thread.
+
+        Raises
+        ------
+        StoreUnavailable
+            When the database does not answer, or the disk does not give a file out; what has no row stays in line.
+        """
+        self._write_touches()
+        while self._waiting and len(self._batch) < _MAX_BATCH:
+            self._batch.append(self._waiting.popleft())
+        if not self._batch:
+            return 0
+        count = len(self._batch)
+        left = self._records.record([entry.landed for entry in self._batch])
+        done = [entry for entry in self._batch if entry.landed.path not in left]
+        self._batch = [entry for entry in self._batch if entry.landed.path in left]
+        for entry in done:
+            entry.leave()
+        if left:
+            raise StoreUnavailable
+        return count
+
+    def _take(self, landed: Landed, is_done: threading.Event | None = None) -> None:
+        if landed.head and len(self._waiting) > _MAX_BATCH:
+            # A long line is kept on disk and not in memory.
+            landed = replace(landed, head=b"")
+        self._waiting.append(_Entry(landed=landed, since=time.monotonic(), is_done=is_done))
+        self._something_waits.set()
+
+    def _run(self) -> None:
+        while True:
+            self._something_waits.wait()
+            # Cleared before the look: what is set from here on is seen the next time round.
+            self._something_waits.clear()
+            if self._stopping.is_set():
+                self._drain()
+                return
+            if not self._row_before_ack:
+                # Objects come in bursts: one transaction for what arrives in this interval.
+                self._stopping.wait(BATCH_INTERVAL_S)
+            try:
+                # One more only for a full batch: a transaction for each of the few that came meanwhile would cost as
+                # much as one for all of them.
+                while self.index_waiting() == _MAX_BATCH:
+                    pass
+                self._tell_refusal(refuses=False)
+            except StoreUnavailable:
+                self._tell_refusal(refuses=True)
+                self._stopping.wait(_RETRY_INTERVAL_S)
+                self._something_waits.set()
+            except Exception:  # noqa: BLE001 - logged with its place
+                # Process edge: an unforeseen error must not end the index in silence.
+                _log.exception("indexing_failed")
+                self._tell_refusal(refuses=True)
+                self._stopping.wait(_RETRY_INTERVAL_S)
+                self._something_waits.set()
+
+    def _drain(self) -> None:
+        try:
+            while self.index_waiting():
+                pass
+        except Exception:  # noqa: BLE001 - logged with its place
+            # Process edge: the next start scans the inbox.
+            _log.exception("rows_left_for_the_next_start", count=len(self._batch) + len(self._waiting))
+
+    def _tell_refusal(self, *, refuses: bool) -> None:
+        if refuses != self._database_refuses:
+            self._database_refuses = refuses
+            _log.warning("index_refused" if refuses else "index_recovered", lag_s=round(self.lag_s, 1))
+
+    def _write_touches(self) -> None:
+        with self._touching:
+            touched, self._touched = self._touched, {}
+        if not touched:
+            return
+        try:
+            self._records.touch(touched)
+        except StoreUnavailable:
+            with self._touching:
+                # What came in between is newer.
+                self._touched = touched | self._touched
+            raise

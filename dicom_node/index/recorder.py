@@ -1,0 +1,229 @@
+"""Rows of durable objects: described, compared where they repeat, and committed in one transaction a batch.
+
+Headers are read here, off the acknowledgement path, and in a process of its own where a listener runs (see
+`recorder_process`). Only objects that share a SOP Instance UID are hashed. A file that cannot be understood is moved
+aside with its reason.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from casebook import audit, store
+from casebook.database import write
+from casebook.errors import InvalidObject, StoreUnavailable, WetreadError
+from casebook.logs import get_logger
+from casebook.settings import Settings
+from casebook.study import Copy, ReceivedInstance
+from dicom_node.index.description import describe, sha256_of
+from dicom_node.storage.inbox import Inbox, Landed
+
+_log = get_logger(__name__)
+
+
+class Records(Protocol):
+    """Who makes the rows."""
+
+    def record(self, landed: Sequence[Landed]) -> set[str]:
+        """Make rows and return the paths that still have none, because the database or the disk did not answer."""
+        ...
+
+    def touch(self, quiet_at_of: Mapping[str, float]) -> None:
+        """Keep studies from completing before a time of their own, in seconds since the epoch.
+
+        Raises
+        ------
+        StoreUnavailable
+            When the database does not answer.
+        """
+        ...
+
+
+class Recorder:
+    """Makes rows of landed objects, in the caller's thread."""
+
+    def __init__(
+        self, inbox: Inbox, engine: Engine, settings: Settings, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._inbox = inbox
+        self._engine = engine
+        self._settings = settings
+        self._clock = clock
+
+    def record(self, landed: Sequence[Landed]) -> set[str]:
+        """Make rows and return the paths that still have none, because the database or the disk did not answer."""
+        described, left = self._describe_all(landed)
+        try:
+            self._record(described)
+        except _Poisoned:
+            left |= self._record_one_by_one(described)
+        except StoreUnavailable:
+            left |= {one.path for one in described}
+        return left
+
+    def touch(self, quiet_at_of: Mapping[str, float]) -> None:
+        """Keep studies from completing before a time of their own, in seconds since the epoch.
+
+        Raises
+        ------
+        StoreUnavailable
+            When the database does not answer.
+        """
+        try:
+            with write(self._engine) as connection:
+                store.touch(connection, quiet_at_of)
+        except SQLAlchemyError:
+            raise StoreUnavailable from None
+
+    def _describe_all(self, landed: Sequence[Landed]) -> tuple[list[ReceivedInstance], set[str]]:
+        described: list[ReceivedInstance] = []
+        unread: set[str] = set()
+        for one in landed:
+            try:
+                found = self._describe(one)
+            except StoreUnavailable:
+                unread.add(one.path)
+                continue
+            if found is not None:
+                described.append(found)
+        return described, unread
+
+    def _record_one_by_one(self, described: Sequence[ReceivedInstance]) -> set[str]:
+        left = set()
+        for one in described:
+            try:
+                self._record([one])
+            except _Poisoned:
+                self._set_aside(one.path, "unstorable_row", one.study_instance_uid)
+            except StoreUnavailable:
+                left.add(one.path)
+        return left
+
+    def _describe(self, landed: Landed) -> ReceivedInstance | None:
+        try:
+            return describe(self._inbox.data_directory, landed, self._settings.listener.quiet_period_of)
+        except InvalidObject:
+            self._set_aside(landed.path, "unreadable_header")
+        except FileNotFoundError as error:
+            # The file was durable a moment ago, and was taken away by hand. Its sender may send it again.
+            _log.error("object_lost", path=landed.path, error=type(error).__name__)
+            self._tell_timeline("object_lost", landed.path)
+        except (OSError, MemoryError) as error:
+            # Out of descriptors or memory, a network drive that is away: the object is there and acknowledged.
+            _log.warning("object_not_read", path=landed.path, error=type(error).__name__)
+            raise StoreUnavailable from None
+        return None
+
+    def _record(self, described: list[ReceivedInstance]) -> None:
+        if not described:
+            return
+        digests: dict[str, str] = {}
+        try:
+            while (equal := self._write(described, digests)) is None:
+                pass
+        except DBAPIError as error:
+            if error.connection_invalidated or type(error).__name__ in _TRANSIENT:
+                raise StoreUnavailable from None
+            raise _Poisoned from None
+        except SQLAlchemyError:
+            raise StoreUnavailable from None
+        except (ValueError, TypeError, KeyError):
+            raise _Poisoned from None
+
+        # Committed, and so is the row of the other.
+        for path, twin in equal.items():
+            self._remove_repetition(self._inbox.data_directory / path, self._inbox.data_directory / twin)
+
+    def _remove_repetition(self, path: Path, twin: Path) -> None:
+        try:
+            if twin.exists():
+                self._inbox.files.remove(path)
+            else:
+                # Taken away by hand, and its sender has sent it again.
+                self._inbox.files.rename(path, twin)
+        except OSError as error:
+            # Superfluous, and looked at again at the next start.
+            _log.warning("repetition_not_removed", error=type(error).__name__)
+
+    def _write(self, described: list[ReceivedInstance], digests: dict[str, str]) -> dict[str, str] | None:
+        """Commit the rows and return who needs none, with who has the same; or add digests that it takes: None."""
+        with write(self._engine) as connection:
+            store.lock_recording(connection)
+            held = store.copies(connection, {one.sop_instance_uid for one in described})
+            unhashed = _repeated(described, held) - digests.keys()
+            if not unhashed:
+                for copy in held:
+                    if not copy.sha256:
+                        store.set_digest(connection, copy.path, digests[copy.path])
+                held = [replace(copy, sha256=copy.sha256 or digests[copy.path]) for copy in held]
+                own = store.is_issued(connection, [one.sop_instance_uid for one in described])
+                marked = [self._marked(one, own, digests) for one in described]
+                return store.record_instances(connection, marked, self._clock(), held)
+        # With nothing locked: to hash a long object takes seconds.
+        digests.update((path, self._digest(path)) for path in unhashed)
+        # A repetition that was removed comes again when nobody could be told so.
+        described[:] = [one for one in described if one.path not in unhashed or self._is_there(one.path)]
+        return None
+
+    def _is_there(self, path: str) -> bool:
+        return (self._inbox.data_directory / path).exists()
+
+    def _digest(self, path: str) -> str:
+        try:
+            return sha256_of(self._inbox.data_directory / path)
+        except (FileNotFoundError, InvalidObject):
+            # Taken away or damaged by hand.
+            return ""
+        except OSError as error:
+            _log.warning("object_not_read", path=path, error=type(error).__name__)
+            raise StoreUnavailable from None
+
+    def _marked(self, one: ReceivedInstance, own: set[str], digests: Mapping[str, str]) -> ReceivedInstance:
+        # A result of ours that comes back starts nothing: by its UID, or by the device that made it.
+        is_own = one.sop_instance_uid in own or one.attributes.get("DeviceUID") == self._settings.device.device_uid
+        if not is_own and one.path not in digests:
+            return one
+        return replace(one, is_own=is_own, sha256=digests.get(one.path, ""))
+
+    def _set_aside(self, path: str, reason: str, study_instance_uid: str = "") -> None:
+        try:
+            self._inbox.set_aside(path, reason)
+        except OSError as error:
+            _log.error("object_not_set_aside", path=path, error=type(error).__name__)
+            return
+        self._tell_timeline("object_set_aside", f"{reason}: {path}", study_instance_uid)
+
+    def _tell_timeline(self, action: str, detail: str, study_instance_uid: str = "") -> None:
+        try:
+            with write(self._engine) as connection:
+                audit.record(
+                    connection,
+                    at=self._clock(),
+                    actor="listener",
+                    action=action,
+                    study_instance_uid=study_instance_uid,
+                    detail=detail,
+                )
+        except SQLAlchemyError:
+            _log.warning("audit_row_missing", reason=action)
+
+
+def _repeated(described: Sequence[ReceivedInstance], held: Sequence[Copy]) -> set[str]:
+    """Return the paths whose digest has to be known: to hash every object would cost more than to receive it."""
+    every: list[ReceivedInstance | Copy] = [*described, *held]
+    uses = Counter(one.sop_instance_uid for one in every)
+    return {one.path for one in every if uses[one.sop_instance_uid] > 1 and not one.sha256}
+
+
+class _Poisoned(WetreadError):
+    """One row of a batch cannot be stored."""
+
+
+#: Errors after which the same rows may be stored later; all others condemn a row.
+_TRANSIENT = frozenset({"OperationalError", "InterfaceError", "InternalError"})

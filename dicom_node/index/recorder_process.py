@@ -1,0 +1,156 @@
+"""The recorder in a process of its own: ``python -m dicom_node.index.recorder_process DESCRIPTOR``.
+
+Python runs one thread at a time. To read headers and build rows beside those who receive took a fifth of their speed;
+and a decoder that a hostile header brings down takes no association with it.
+"""
+
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from casebook.database import open_database
+from casebook.errors import StoreUnavailable
+from casebook.logs import configure_logs, get_logger
+from casebook.settings import Settings
+from dicom_node.index.recorder import Recorder
+from dicom_node.storage.inbox import GuestInbox, Landed
+
+_LONGEST_END_S = 10.0
+_log = get_logger(__name__)
+
+
+class RemoteRecords(ABC):
+    """A recorder in another process."""
+
+    def record(self, landed: Sequence[Landed]) -> set[str]:
+        """Make rows and return the paths that still have none, because the database or the disk did not answer.
+
+        Raises
+        ------
+        StoreUnavailable
+            When there is no recorder now; a later call may find one.
+        """
+        left: set[str] = self._ask("record", list(landed))
+        return left
+
+    def touch(self, quiet_at_of: Mapping[str, float]) -> None:
+        """Keep studies from completing before a time of their own, in seconds since the epoch.
+
+        Raises
+        ------
+        StoreUnavailable
+            When the database does not answer, or there is no recorder now.
+        """
+        self._ask("touch", dict(quiet_at_of))
+
+    @abstractmethod
+    def forward(self, question: bytes) -> bytes:
+        """Carry a question to the recorder and its answer back, both packed; empty where it could not do it."""
+
+    def _ask(self, what: str, about: object) -> Any:
+        answer = self.forward(pickle.dumps((what, about)))
+        if not answer:
+            raise StoreUnavailable
+        return pickle.loads(answer)  # noqa: S301 - from a process of our own
+
+
+class RecorderProcess(RemoteRecords):
+    """The recorder as a child; it serves one caller after the other."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._asking = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection[Any, Any] | None = None
+
+    def start(self) -> None:
+        """Return once the process can record.
+
+        Raises
+        ------
+        StoreUnavailable
+            When it ended instead.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "dicom_node.index.recorder_process", str(theirs.fileno())]
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+        self._connection = Connection(ours.detach())
+        # The first answer says that it is ready.
+        self._exchange(pickle.dumps(self._settings))
+
+    def forward(self, question: bytes) -> bytes:
+        """Carry a question to the recorder and its answer back; one that ended is started again by the next."""
+        with self._asking:
+            try:
+                if self._connection is None:
+                    self.start()
+                return self._exchange(question)
+            except StoreUnavailable:
+                return b""
+
+    def close(self) -> None:
+        """End the process; what it was given and has not recorded is taken up at the next start."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._process is not None:
+            try:
+                self._process.wait(_LONGEST_END_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def _exchange(self, message: bytes) -> bytes:
+        connection = self._connection
+        if connection is None:
+            raise StoreUnavailable
+        try:
+            connection.send_bytes(message)
+            return connection.recv_bytes()
+        except (EOFError, OSError):
+            self.close()
+            _log.error("recorder_ended")
+            raise StoreUnavailable from None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Record what comes over the descriptor until its other end is closed."""
+    # Whoever stops the listener often tells its children too; this one is needed until the last row is written.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    configure_logs("listener")
+    connection: Connection[Any, Any] = Connection(int(arguments[0]))
+    settings: Settings = connection.recv()
+    engine = open_database(settings.database_url)
+    recorder = Recorder(GuestInbox(settings.data_directory), engine, settings)
+    connection.send(None)
+    try:
+        while True:
+            connection.send_bytes(_answer(recorder, *connection.recv()))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return 0
+    finally:
+        engine.dispose()
+
+
+def _answer(recorder: Recorder, what: str, about: Any) -> bytes:
+    try:
+        if what == "record":
+            return pickle.dumps(recorder.record(about))
+        recorder.touch(about)
+        return pickle.dumps(None)
+    except StoreUnavailable:
+        return b""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,407 @@
+"""The indexer: rows follow files, whatever happens in between."""
+
+import contextlib
+import errno
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+
+from casebook import store, tables
+from casebook.database import read
+from casebook.errors import StoreUnavailable
+from casebook.settings import Settings
+from dicom_node.index import indexer, recorder
+from dicom_node.index.description import describe
+from dicom_node.index.indexer import MAX_LAG_S, Indexer
+from dicom_node.index.recorder import Recorder
+from dicom_node.storage.inbox import Inbox, Landed
+from dicom_node.storage.tests.test_inbox import an_envelope
+from dicom_node.tests.receiving import a_database, a_settings, data_set_bytes
+from dicom_node.tests.wire import data_set
+
+
+class Bench:
+    """An inbox, a database and an indexer whose thread does not run."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.settings = a_settings(tmp_path)
+        self.engine = a_database(self.settings)
+        self.inbox = Inbox(tmp_path)
+        self.indexer = self.an_indexer()
+
+    def an_indexer(self, settings: Settings | None = None, clock: Callable[[], float] = time.time) -> Indexer:
+        chosen = settings or self.settings
+        return Indexer(self.inbox, Recorder(self.inbox, self.engine, chosen, clock), chosen, clock)
+
+    def land(self, uid: str = "1.2.3.4", content: bytes | None = None, study: str = "1.2.3") -> Landed:
+        arrival = self.inbox.arrival(an_envelope(uid))
+        arrival.write([content if content is not None else data_set(uid, study=study)])
+        landed = arrival.commit()
+        self.indexer.submit(landed)
+        return landed
+
+    def rows(self) -> list[Any]:
+        with read(self.engine) as connection:
+            return list(connection.execute(select(tables.instance).order_by(tables.instance.c.id)))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    found = Bench(tmp_path)
+    with contextlib.closing(found.inbox):
+        yield found
+        found.engine.dispose()
+
+
+def test_a_burst_becomes_one_batch(bench: Bench) -> None:
+    paths = [bench.land(f"1.2.3.{number}").path for number in range(50)]
+
+    assert bench.indexer.index_waiting() == 50
+
+    assert [row.path for row in bench.rows()] == paths
+    assert bench.indexer.index_waiting() == 0
+    assert bench.indexer.lag_s == 0.0
+
+
+def test_an_equal_repetition_leaves_one_row_and_one_file(bench: Bench) -> None:
+    first = bench.land()
+    again = bench.land()
+    bench.indexer.index_waiting()
+    third = bench.land()
+    bench.indexer.index_waiting()
+
+    assert [row.path for row in bench.rows()] == [first.path]
+    assert [(bench.inbox.data_directory / one.path).exists() for one in (first, again, third)] == [True, False, False]
+
+
+def test_only_what_repeats_is_hashed(bench: Bench) -> None:
+    bench.land("1.2.3.4")
+    bench.land("1.2.3.5")
+    bench.indexer.index_waiting()
+    assert [row.sha256 for row in bench.rows()] == ["", ""]
+
+    bench.land("1.2.3.5")
+    bench.indexer.index_waiting()
+
+    assert [row.sha256 for row in bench.rows()] == ["", hashlib.sha256(data_set("1.2.3.5")).hexdigest()]
+
+
+def test_another_object_under_a_known_uid_is_kept_beside_the_first(bench: Bench) -> None:
+    first = bench.land()
+    bench.indexer.index_waiting()
+    other = bench.land(content=data_set(pixels=b"other"))
+    again = bench.land(content=data_set(pixels=b"other"))
+    bench.indexer.index_waiting()
+
+    rows = bench.rows()
+    assert [row.path for row in rows] == [first.path, other.path]
+    assert len({row.sha256 for row in rows} | {""}) == 3
+    assert not (bench.inbox.data_directory / again.path).exists()
+
+
+def test_a_repetition_of_an_object_whose_file_is_gone_is_kept(bench: Bench) -> None:
+    first = bench.land()
+    bench.indexer.index_waiting()
+    (bench.inbox.data_directory / first.path).unlink()
+
+    again = bench.land()
+    bench.indexer.index_waiting()
+
+    assert [row.path for row in bench.rows()] == [first.path, again.path]
+    assert (bench.inbox.data_directory / again.path).exists()
+
+
+def test_a_repetition_takes_the_place_of_an_equal_file_that_is_gone(bench: Bench) -> None:
+    first = bench.land()
+    bench.land()
+    bench.indexer.index_waiting()
+    (bench.inbox.data_directory / first.path).unlink()
+
+    again = bench.land()
+    bench.indexer.index_waiting()
+
+    assert [row.path for row in bench.rows()] == [first.path]
+    assert data_set_bytes(bench.inbox.data_directory / first.path) == data_set("1.2.3.4")
+    assert not (bench.inbox.data_directory / again.path).exists()
+
+
+def test_a_repetition_that_is_asked_about_again_after_it_was_removed_gets_no_row(bench: Bench) -> None:
+    bench.land()
+    again = bench.land()
+    bench.indexer.index_waiting()
+    assert not (bench.inbox.data_directory / again.path).exists()
+
+    bench.indexer.submit(replace(again, head=data_set("1.2.3.4")))
+    bench.indexer.index_waiting()
+
+    assert len(bench.rows()) == 1
+    with read(bench.engine) as connection:
+        assert connection.execute(select(tables.job)).all() == []
+
+
+def test_a_repetition_that_cannot_be_removed_holds_up_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.land()
+    again = bench.land()
+
+    def fail(_path: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(bench.inbox.files, "remove", fail)
+    bench.indexer.index_waiting()
+
+    assert len(bench.rows()) == 1
+    assert (bench.inbox.data_directory / again.path).exists()
+    assert bench.indexer.lag_s == 0.0
+
+
+def test_a_repetition_waits_while_the_first_file_cannot_be_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.land()
+    bench.indexer.index_waiting()
+    bench.land(content=data_set(pixels=b"other"))
+
+    def fail(_path: Path) -> str:
+        raise OSError(errno.EIO, "told to fail")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recorder, "sha256_of", fail)
+        with pytest.raises(StoreUnavailable):
+            bench.indexer.index_waiting()
+    assert len(bench.rows()) == 1
+
+    bench.indexer.index_waiting()
+
+    assert len(bench.rows()) == 2
+
+
+def test_nothing_is_lost_while_the_database_does_not_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    landed = [bench.land(f"1.2.3.{number}") for number in range(3)]
+
+    def refuse(*_arguments: object) -> None:
+        raise OperationalError("insert", {}, Exception("locked"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "record_instances", refuse)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                bench.indexer.index_waiting()
+    assert bench.indexer.lag_s > 0.0
+
+    bench.indexer.index_waiting()
+
+    assert [row.path for row in bench.rows()] == [one.path for one in landed]
+
+
+def test_new_objects_are_refused_when_rows_lag(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("dicom_node.index.indexer.time.monotonic", lambda: now[0])
+    bench.land()
+    kept_up = [bench.indexer.keeps_up]
+    now[0] += MAX_LAG_S + 0.1
+    kept_up.append(bench.indexer.keeps_up)
+    bench.indexer.index_waiting()
+    kept_up.append(bench.indexer.keeps_up)
+
+    assert kept_up == [True, False, True]
+
+
+def test_an_unreadable_file_is_set_aside_with_its_reason_and_stops_nobody(bench: Bench) -> None:
+    bench.land("1.2.3.1")
+    poison = bench.land("1.2.3.2", b"\xff" * 1000)
+    bench.land("1.2.3.3")
+
+    bench.indexer.index_waiting()
+
+    assert [row.sop_instance_uid for row in bench.rows()] == ["1.2.3.1", "1.2.3.3"]
+    aside = bench.inbox.refused_directory / Path(poison.path).name
+    assert aside.exists()
+    assert aside.with_name(f"{aside.name}.reason").read_text() == "unreadable_header\n"
+    with read(bench.engine) as connection:
+        actions = [row.action for row in connection.execute(select(tables.audit.c.action))]
+    assert "object_set_aside" in actions
+
+
+def test_a_row_that_cannot_be_stored_is_set_aside_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = store.record_instances
+
+    def choosy(connection: Any, received: Any, *others: Any) -> dict[str, str]:
+        if any(one.sop_instance_uid == "1.2.3.2" for one in received):
+            raise ValueError("cannot store")
+        return real(connection, received, *others)
+
+    monkeypatch.setattr(store, "record_instances", choosy)
+    landed = [bench.land(f"1.2.3.{number}") for number in range(1, 4)]
+
+    bench.indexer.index_waiting()
+
+    assert [row.sop_instance_uid for row in bench.rows()] == ["1.2.3.1", "1.2.3.3"]
+    assert (bench.inbox.refused_directory / Path(landed[1].path).name).exists()
+
+
+def test_our_own_results_are_stored_as_ours(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "is_issued", lambda _connection, uids: {"1.2.3.4"} & set(uids))
+    bench.land("1.2.3.4")
+    bench.land("1.2.3.5")
+
+    bench.indexer.index_waiting()
+
+    assert [row.status for row in bench.rows()] == ["own", "current"]
+
+
+def test_a_start_takes_up_what_has_no_row(bench: Bench) -> None:
+    landed = bench.land("1.2.3.1")
+    bench.indexer.index_waiting()
+    bench.land("1.2.3.2")
+    restarted = bench.an_indexer()
+
+    assert restarted.take_up(bench.engine) == 1
+    restarted.start()
+    restarted.stop()
+
+    assert {row.path for row in bench.rows()} >= {landed.path}
+    assert len(bench.rows()) == 2
+
+
+def test_the_quiet_period_of_the_sender_is_used(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    settings = bench.settings.model_copy(
+        update={"listener": bench.settings.listener.model_copy(update={"quiet_period_s": 7.0})}
+    )
+    bench.indexer = bench.an_indexer(settings)
+    landed = replace(bench.land(), received_at=1000.0)
+    bench.indexer._waiting.clear()
+    bench.indexer.submit(landed)
+    bench.indexer.index_waiting()
+
+    with read(bench.engine) as connection:
+        assert connection.execute(select(tables.study.c.quiet_at)).scalar_one() == 1007.0
+    bench.inbox.close()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "told to fail"), OSError(errno.EIO, "no"), MemoryError()])
+def test_a_file_that_cannot_be_read_for_a_moment_gets_its_row_later_and_holds_up_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    landed = [bench.land(f"1.2.3.{number}") for number in range(3)]
+    real = describe
+
+    def choosy(folder: Path, one: Landed, quiet_period_of: Any) -> Any:
+        if one.path == landed[1].path:
+            raise error
+        return real(folder, one, quiet_period_of)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recorder, "describe", choosy)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                bench.indexer.index_waiting()
+        assert [row.path for row in bench.rows()] == [landed[0].path, landed[2].path]
+        assert bench.indexer.lag_s > 0.0
+
+    assert bench.indexer.index_waiting() == 1
+    assert {row.path for row in bench.rows()} == {one.path for one in landed}
+    assert _actions(bench).count("object_lost") == 0
+
+
+def test_a_file_that_was_taken_away_is_written_into_the_timeline_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = bench.land("1.2.3.1")
+    bench.land("1.2.3.2")
+    (bench.inbox.data_directory / gone.path).unlink()
+
+    def refuse(*_arguments: object) -> None:
+        raise OperationalError("insert", {}, Exception("locked"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "record_instances", refuse)
+        with pytest.raises(StoreUnavailable):
+            bench.indexer.index_waiting()
+    bench.indexer.index_waiting()
+
+    assert [row.sop_instance_uid for row in bench.rows()] == ["1.2.3.2"]
+    assert _actions(bench).count("object_lost") == 1
+
+
+def _actions(bench: Bench) -> list[str]:
+    with read(bench.engine) as connection:
+        return [row.action for row in connection.execute(select(tables.audit.c.action))]
+
+
+def _quiet_at(bench: Bench) -> float:
+    with read(bench.engine) as connection:
+        return float(connection.execute(select(tables.study.c.quiet_at)).scalar_one())
+
+
+def test_a_study_waits_while_more_of_it_is_on_its_way(bench: Bench) -> None:
+    now = [1000.0]
+    bench.indexer = bench.an_indexer(clock=lambda: now[0])
+    bench.indexer.submit(replace(bench.land(), received_at=1000.0))
+    bench.indexer.index_waiting()
+    before = _quiet_at(bench)
+
+    now[0] += 20.0
+    bench.indexer.touch("1.2.3", "SENDER")
+    bench.indexer.touch("9.9.9", "SENDER")
+    bench.indexer.index_waiting()
+    assert (before, _quiet_at(bench)) == (1030.0, 1050.0)
+
+    now[0] -= 15.0
+    bench.indexer.touch("1.2.3", "SENDER")
+    bench.indexer.index_waiting()
+    assert _quiet_at(bench) == 1050.0
+
+
+def test_a_touch_is_not_forgotten_while_the_database_does_not_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.indexer = bench.an_indexer(clock=lambda: 1020.0)
+    bench.indexer.submit(replace(bench.land(), received_at=1000.0))
+    bench.indexer.index_waiting()
+
+    def refuse(*_arguments: object) -> None:
+        raise OperationalError("update", {}, Exception("locked"))
+
+    bench.indexer.touch("1.2.3", "SENDER")
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "touch", refuse)
+        with pytest.raises(StoreUnavailable):
+            bench.indexer.index_waiting()
+    bench.indexer.index_waiting()
+
+    assert _quiet_at(bench) == 1050.0
+
+
+def test_no_study_was_quiet_while_nobody_listened(bench: Bench) -> None:
+    bench.indexer.submit(replace(bench.land(), received_at=1000.0))
+    bench.indexer.index_waiting()
+    restarted = bench.an_indexer(clock=lambda: 5000.0)
+
+    restarted.take_up(bench.engine)
+
+    assert _quiet_at(bench) == 5030.0
+
+
+def test_only_a_short_line_is_kept_in_memory(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexer, "_MAX_BATCH", 3)
+    landed = []
+    for number in range(10):
+        arrival = bench.inbox.arrival(an_envelope(f"1.2.3.{number}"))
+        content = data_set(f"1.2.3.{number}")
+        arrival.write([content])
+        landed.append(replace(arrival.commit(), head=content))
+        bench.indexer.submit(landed[-1])
+    for one in landed:
+        (bench.inbox.data_directory / one.path).unlink()
+
+    while bench.indexer.index_waiting():
+        pass
+
+    # Those behind the first four are read back, which shows here: their files are gone.
+    assert [row.path for row in bench.rows()] == [one.path for one in landed[:4]]

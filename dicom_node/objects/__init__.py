@@ -1,0 +1,1 @@
+"""What a DICOM object says of itself."""

@@ -1,0 +1,225 @@
+"""One C-STORE from its command to its status: the same for the stock receive loop and for ours."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from casebook.errors import InvalidObject, StoreUnavailable
+from casebook.logs import get_logger
+from dicom_node.index.description import identify
+from dicom_node.receive.statuses import SUCCESS, status_of
+from dicom_node.storage.disk_gate import DiskGate, Reservation
+from dicom_node.storage.inbox import Arrival, Envelope, Inbox, Landed
+
+#: How often an object that takes long tells so; a fast one is there before it has to.
+_TOUCH_INTERVAL_S = 1.0
+#: The start of the data set is kept in memory: its UIDs are looked at and it is indexed without reading back, but for
+#: the rare header that is longer.
+_HEAD_BYTES = 8192
+_log = get_logger(__name__)
+
+
+class Index(Protocol):
+    """Who makes rows of what landed."""
+
+    @property
+    def may_refuse(self) -> bool:
+        """Whether `submit` has a say in the status, so that it comes before the answer."""
+        ...
+
+    @property
+    def keeps_up(self) -> bool:
+        """False while it lags or the database refuses: new objects are then refused too."""
+        ...
+
+    def submit(self, landed: Landed) -> None:
+        """Take over a durable object."""
+        ...
+
+    def touch(self, study_instance_uid: str, calling_ae_title: str) -> None:
+        """Learn that more of a study is on its way, or will be sent again."""
+        ...
+
+
+class Receiver:
+    """Takes C-STORE requests of all associations."""
+
+    def __init__(self, inbox: Inbox, gate: DiskGate, index: Index) -> None:
+        self._inbox = inbox
+        self._gate = gate
+        self._index = index
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a new association is welcome."""
+        return self._gate.is_open and self._index.keeps_up
+
+    def begin(self, envelope: Envelope, study_instance_uid: str = "") -> "Reception":
+        """Begin to receive; a refusal is remembered, and told by `finish` after the data set has been drained.
+
+        Parameters
+        ----------
+        study_instance_uid
+            The study the object has to be of; any where empty.
+        """
+        return Reception(self._inbox, self._gate, self._index, envelope, study_instance_uid)
+
+
+class Reception:
+    """One object; the first failure decides its status, the rest of its bytes is drained."""
+
+    __slots__ = (
+        "_arrival",
+        "_envelope",
+        "_failure",
+        "_head",
+        "_index",
+        "_landed",
+        "_reservation",
+        "_study_instance_uid",
+        "_touched_at",
+        "received_bytes",
+    )
+
+    def __init__(
+        self, inbox: Inbox, gate: DiskGate, index: Index, envelope: Envelope, study_instance_uid: str = ""
+    ) -> None:
+        self._study_instance_uid = study_instance_uid
+        self._index = index
+        self._envelope = envelope
+        self._failure: Exception | None = None
+        self._arrival: Arrival | None = None
+        #: Durable, and not yet in line for its row.
+        self._landed: Landed | None = None
+        self._reservation = Reservation(gate)
+        #: The first bytes of the data set, kept also of an object that is only drained.
+        self._head = b""
+        self._touched_at = time.monotonic()
+        self.received_bytes = 0
+        try:
+            gate.require_open()
+            if not index.keeps_up:
+                raise StoreUnavailable
+            self._arrival = inbox.arrival(envelope)
+        except Exception as error:  # noqa: BLE001 - process edge: every failure becomes a status
+            self._fail(error)
+
+    def write(self, buffers: Sequence[bytes | memoryview]) -> None:
+        """Take the next bytes of the data set; never raises."""
+        self.received_bytes += sum(map(len, buffers))
+        if len(self._head) < _HEAD_BYTES:
+            self._keep_head(buffers)
+        self.still_arrives()
+        if self._failure is not None or self._arrival is None:
+            return
+        try:
+            self._reservation.cover(self.received_bytes)
+            self._arrival.write(buffers)
+        except Exception as error:  # noqa: BLE001 - process edge
+            self._fail(error)
+
+    def still_arrives(self) -> None:
+        """Keep the study of an object that takes long from completing without it; cheap, and never raises."""
+        now = time.monotonic()
+        if now - self._touched_at < _TOUCH_INTERVAL_S:
+            return
+        self._touched_at = now
+        self._touch()
+
+    def finish(self, answer: Callable[[int], None] = lambda _: None) -> int:
+        """Make the object durable, answer, and see to its file and its row; return the status (PS3.4 B.2.3).
+
+        Parameters
+        ----------
+        answer
+            Tells the sender the status. What it raises is raised here; nothing else is.
+        """
+        self._attempt(self._commit)
+        if self._index.may_refuse:
+            self._attempt(self._hand_over)
+        status = status_of(self._failure)
+        if status != SUCCESS:
+            self._tell_refusal(status)
+        try:
+            answer(status)
+        finally:
+            # Nobody has to wait for what the next start does as well, should this process end here.
+            self._attempt(self._hand_over)
+            self._reservation.end()
+            if status == SUCCESS and self._failure is not None:
+                _log.error("object_left_for_the_next_start", error=type(self._failure).__name__)
+        return status
+
+    def abandon(self) -> None:
+        """Leave nothing behind: the association ended in the middle."""
+        self._reservation.end()
+        if self._arrival is not None:
+            self._arrival.discard()
+
+    def _attempt(self, step: Callable[[Arrival], None]) -> None:
+        if self._failure is None and self._arrival is not None:
+            try:
+                step(self._arrival)
+            except Exception as error:  # noqa: BLE001 - process edge
+                self._fail(error)
+
+    def _commit(self, arrival: Arrival) -> None:
+        self._require_identity(arrival)
+        self._landed = arrival.commit(self._head)
+
+    def _hand_over(self, arrival: Arrival) -> None:
+        landed, self._landed = self._landed, None
+        if landed is not None:
+            arrival.complete()
+            self._index.submit(landed)
+
+    def _tell_refusal(self, status: int) -> None:
+        # An object that cannot be used would be refused again; any other will come back.
+        if not isinstance(self._failure, InvalidObject):
+            self._touch()
+        _log.warning(
+            "object_refused",
+            status=f"0x{status:04X}",
+            error=type(self._failure).__name__,
+            ae_title=self._envelope.calling_ae_title,
+            sop_class_uid=self._envelope.sop_class_uid,
+            transfer_syntax_uid=self._envelope.transfer_syntax_uid,
+        )
+
+    def _touch(self) -> None:
+        if isinstance(self._failure, InvalidObject):
+            return
+        head = self._head
+        try:
+            found = identify(head, self._envelope.transfer_syntax_uid, lambda _count: head, len(head))
+        except Exception:  # noqa: BLE001 - process edge: a head that says nothing is no failure of the object
+            return
+        if found.sop_instance_uid == self._envelope.sop_instance_uid:
+            self._index.touch(found.study_instance_uid, self._envelope.calling_ae_title)
+
+    def _keep_head(self, buffers: Sequence[bytes | memoryview]) -> None:
+        for buffer in buffers:
+            self._head += bytes(buffer[: _HEAD_BYTES - len(self._head)])
+            if len(self._head) == _HEAD_BYTES:
+                return
+
+    def _require_identity(self, arrival: Arrival) -> None:
+        if not arrival.size_bytes:
+            raise InvalidObject("the object has no data set")
+        found = identify(
+            self._head,
+            self._envelope.transfer_syntax_uid,
+            arrival.read_back,
+            arrival.size_bytes - arrival.data_set_offset,
+        )
+        # PS3.7 9.1.1.1: the command names the instance that the data set is.
+        if found.sop_instance_uid != self._envelope.sop_instance_uid:
+            raise InvalidObject("the data set names another instance than the command")
+        if self._study_instance_uid and found.study_instance_uid != self._study_instance_uid:
+            raise InvalidObject("the object is of another study than the one named")
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        self._reservation.end()
+        if self._arrival is not None:
+            self._arrival.discard()

@@ -1,0 +1,310 @@
+"""The data phase: every packing, no trust in lengths, nothing left behind, and what it needs of pynetdicom."""
+
+import os
+import socket
+import ssl
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+from pynetdicom import AE, evt
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.presentation import build_context
+
+from dicom_node.receive import admission, associations, reception, upper_layer
+from dicom_node.receive.upper_layer import _Inflow, breaches
+from dicom_node.tests.receiving import Receiving, receiving, until
+from dicom_node.tests.wire import CT, VERIFICATION, Wire, associate_rq, command, data_set, pdu, store_rq
+
+ABORT = b"\x07"
+#: Study Root Query/Retrieve Information Model - FIND (PS3.4 C.4.1).
+FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Receiving]:
+    with receiving(tmp_path, network_timeout_s=1.0) as found:
+        yield found
+
+
+def test_the_contract_with_the_installed_pynetdicom_holds() -> None:
+    assert breaches() == ()
+    assert associations.is_fast()
+
+
+@pytest.mark.parametrize(("kind", "names"), upper_layer.CONTRACT)
+def test_every_name_of_the_contract_is_missed_when_it_is_gone(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Any], names: tuple[str, ...]
+) -> None:
+    for name in names:
+        owner = next(base for base in kind.__mro__ if name in vars(base))
+        with monkeypatch.context() as patched:
+            patched.delattr(owner, name)
+            assert f"{kind.__name__}.{name}" in breaches()
+
+
+def test_the_stock_loop_takes_over_loudly_when_the_contract_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    associations.is_fast.cache_clear()
+    monkeypatch.setattr(upper_layer, "CONTRACT", ((DULServiceProvider, ("no_such_name",)),))
+    try:
+        with receiving(tmp_path) as running, Wire(running.port, associate_rq()) as wire:
+            assert wire.store(data_set(), "1.2.3.4") == 0
+            wire.release()
+    finally:
+        associations.is_fast.cache_clear()
+    assert "fast_data_phase_unavailable" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_packing_and_segmentation_gives_the_same_bytes(running: Receiving, seed: int) -> None:
+    random = Random(seed)
+    contents = {
+        f"1.2.3.{number}": data_set(f"1.2.3.{number}", pixels=random.randbytes(random.choice([0, 2, 4096, 300_000])))
+        for number in range(4)
+    }
+    with Wire(running.port, associate_rq()) as wire:
+        for uid, content in contents.items():
+            stream = _oddly_packed(content, uid, random)
+            while stream:
+                count = random.choice([1, 5, 7, 1000, 4096, 60_000])
+                wire.send(stream[:count])
+                stream = stream[count:]
+            assert wire.status() == 0
+        wire.release()
+
+    assert running.stored_data_sets() == contents
+
+
+def _oddly_packed(content: bytes, uid: str, random: Random) -> bytes:
+    said = command(0x0001, CT, uid)
+    cut = random.randrange(1, len(said))
+    fragments = [(3, 1, said[:cut]), (3, 3, said[cut:])]
+    while content:
+        count = random.choice([1, 2, 3, 100, 5000, 60_000])
+        fragments.append((3, 0, content[:count]))
+        content = content[count:]
+    if random.random() < 0.5:
+        fragments.append((3, 2, b""))
+    else:
+        fragments[-1] = (3, 2, fragments[-1][2])
+    stream = b""
+    while fragments:
+        count = random.randint(1, 4)
+        stream += pdu(*fragments[:count])
+        fragments = fragments[count:]
+    return stream
+
+
+def test_an_object_larger_than_the_buffer_arrives_whole(running: Receiving) -> None:
+    content = data_set(pixels=Random(1).randbytes(7_000_000))
+    stream = store_rq(content, "1.2.3.4")
+    with Wire(running.port, associate_rq()) as wire:
+        wire.send(stream)
+        assert wire.status() == 0
+        wire.release()
+
+    assert running.stored_data_sets() == {"1.2.3.4": content}
+
+
+def test_requests_sent_without_waiting_are_answered_in_order(running: Receiving) -> None:
+    uids = [f"1.2.3.{number}" for number in range(20)]
+    with Wire(running.port, associate_rq()) as wire:
+        wire.send(b"".join(store_rq(data_set(uid), uid) for uid in uids) + pdu((1, 3, command(0x0030, VERIFICATION))))
+        assert [wire.status() for _ in range(21)] == [0] * 21
+        wire.release()
+
+    assert set(running.stored_data_sets()) == set(uids)
+
+
+def _pdata(content: bytes, length: int | None = None) -> bytes:
+    return struct.pack(">BBI", 4, 0, len(content) if length is None else length) + content
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        pytest.param(_pdata(struct.pack(">IBB", 1, 3, 3)), id="a fragment too short for its own header"),
+        pytest.param(_pdata(struct.pack(">IBB", 5000, 3, 3) + b"1234"), id="a fragment longer than its PDU"),
+        pytest.param(pdu((3, 2, b"data")), id="a data set without a command"),
+        pytest.param(pdu((99, 3, command(0x0001, CT, "1.2.3.4"))), id="a context that was never accepted"),
+        pytest.param(pdu((3, 3, b"\xff" * 20)), id="a command set that is none"),
+        pytest.param(pdu((3, 3, b"")), id="an empty command set"),
+        pytest.param(
+            pdu((3, 3, command(0x0001, CT, "1.2.3.4"))) + pdu((3, 3, command(0x0001, CT, "1.2.3.4"))),
+            id="a command inside a data set",
+        ),
+        pytest.param(
+            pdu((3, 3, command(0x0001, CT, "1.2.3.4"))) + pdu((1, 0, b"data")), id="a data set on another context"
+        ),
+        pytest.param(_pdata(b"", 0xFFFFFFF0), id="a PDU of four gigabytes"),
+        pytest.param(struct.pack(">BBI", 9, 0, 4) + b"1234", id="a PDU type that does not exist"),
+        pytest.param(pdu(*[(3, 1, bytes(60_000))] * 3), id="a command set without end"),
+    ],
+)
+def test_what_the_protocol_forbids_aborts_the_association_and_leaves_nothing(running: Receiving, stream: bytes) -> None:
+    with Wire(running.port, associate_rq()) as wire:
+        wire.send(stream)
+        assert wire.receive()[:1] == ABORT
+
+    until(lambda: running.associations.running == 0)
+    assert running.files() == running.leftovers() == []
+
+
+@pytest.mark.parametrize("share", [0.0, 0.00002, 0.001, 0.5, 0.99])
+def test_a_sender_that_stalls_anywhere_is_aborted_after_the_network_timeout(running: Receiving, share: float) -> None:
+    stream = store_rq(data_set(pixels=bytes(2_000_000)), "1.2.3.4", piece=60_000)
+    with Wire(running.port, associate_rq()) as wire:
+        wire.send(stream[: int(len(stream) * share)])
+        began = time.monotonic()
+        assert wire.receive()[:1] == ABORT
+        assert 0.8 < time.monotonic() - began < 3.0
+
+    until(lambda: running.associations.running == 0)
+    assert running.files() == running.leftovers() == []
+
+
+def test_a_message_of_another_service_is_served_by_pynetdicom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+
+    def on_find(event: Any) -> Iterator[tuple[int, Dataset | None]]:
+        found.append(event.identifier.PatientID)
+        answer = Dataset()
+        answer.PatientID, answer.QueryRetrieveLevel = "P1", "STUDY"
+        yield 0xFF00, answer
+
+    monkeypatch.setattr(
+        associations, "contexts_for", lambda proposed: [*admission.contexts_for(proposed), build_context(FIND)]
+    )
+    handlers = associations.Associations.handlers
+    monkeypatch.setattr(
+        associations.Associations, "handlers", lambda self: [*handlers(self), (evt.EVT_C_FIND, on_find)]
+    )
+    with receiving(tmp_path) as running:
+        entity = AE("ASKER")
+        entity.add_requested_context(FIND)
+        entity.add_requested_context(CT, "1.2.840.10008.1.2.1")
+        association = entity.associate("127.0.0.1", running.port, ae_title="WETREAD")
+        query = Dataset()
+        query.PatientID, query.QueryRetrieveLevel = "P1", "STUDY"
+        answers = [(status.Status, bool(identifier)) for status, identifier in association.send_c_find(query, FIND)]
+        association.release()
+
+    assert found == ["P1"]
+    assert answers == [(0xFF00, True), (0x0000, False)]
+
+
+def test_an_idle_association_waits_without_working(tmp_path: Path) -> None:
+    with receiving(tmp_path, network_timeout_s=60.0) as running:
+        wires = [Wire(running.port, associate_rq()) for _ in range(40)]
+        began, worked = time.monotonic(), time.process_time()
+        time.sleep(1.0)
+        share = (time.process_time() - worked) / (time.monotonic() - began)
+        for wire in wires:
+            wire.release()
+            wire.socket.close()
+
+    # Polling a thousand times a second, as the stock loop does, costs more than half a core here.
+    assert share < 0.2
+
+
+def test_bytes_that_tls_has_decrypted_already_are_not_waited_for(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=x", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(certificate, key)
+    asking = ssl.create_default_context(cafile=str(certificate))
+    asking.check_hostname = False
+    ours, theirs = socket.socketpair()
+    secured: list[ssl.SSLSocket] = []
+    thread = threading.Thread(target=lambda: secured.append(serving.wrap_socket(ours, server_side=True)))
+    thread.start()
+    peer = asking.wrap_socket(theirs)
+    thread.join(5)
+    server = secured[0]
+    server.setblocking(False)
+    wake = os.eventfd(0, os.EFD_NONBLOCK)
+    inflow = _Inflow(server, wake, 5.0)
+    peer.sendall(b"x" * 10_000)
+    until(lambda: inflow.wait(1.0, in_message=False)[0])
+    # Make the buffer nearly full, so that one call takes only a part of what TLS holds.
+    inflow.end = inflow.position = len(inflow.buffer) - 100
+    inflow.is_pinned = True
+    assert inflow.receive()
+    assert server.pending()
+
+    began = time.monotonic()
+    assert inflow.wait(5.0, in_message=False) == (True, False)
+    assert time.monotonic() - began < 1.0
+    for each in (server, peer):
+        each.close()
+    os.close(wake)
+
+
+def test_an_answer_that_comes_after_the_association_is_lost_ends_it_by_an_abort_and_not_by_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = admission.contexts_for
+
+    def late(proposed: Any) -> Any:
+        (association,) = [one for one in threading.enumerate() if isinstance(one, upper_layer.FastAssociation)]
+        until(lambda: association.dul.state_machine.current_state == "Sta13")
+        return real(proposed)
+
+    monkeypatch.setattr(associations, "contexts_for", late)
+    with receiving(tmp_path) as running:
+        with Wire(running.port) as wire:
+            # The second PDU is damaged, and is read while the request is still being decided.
+            wire.send(associate_rq() + struct.pack(">BBI", 9, 0, 4) + b"1234")
+            assert wire.receive()[:1] == ABORT
+            assert wire.receive() == b""
+        until(lambda: running.associations.running == 0)
+
+    said = capsys.readouterr()
+    assert "association_failed" not in said.out + said.err
+
+
+@pytest.mark.parametrize("state", ["Sta6", "Sta8"])
+def test_an_event_that_the_state_does_not_know_aborts_the_association(
+    running: Receiving, state: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Wire(running.port, associate_rq()) as wire:
+        association: Any = next(one for one in threading.enumerate() if isinstance(one, upper_layer.FastAssociation))
+        association.dul.state_machine.current_state = state
+        association.dul.event_queue.put("Evt18")
+        association.dul.wake()
+        assert wire.receive()[:1] == ABORT
+
+    until(lambda: running.associations.running == 0)
+    assert "association_failed" not in capsys.readouterr().out
+
+
+def test_a_study_waits_for_an_object_that_arrives_slowly(running: Receiving, monkeypatch: pytest.MonkeyPatch) -> None:
+    touched: list[str] = []
+    monkeypatch.setattr(running.indexer, "touch", lambda study, _sender: touched.append(study))
+    monkeypatch.setattr(upper_layer, "_LONGEST_UNWRITTEN_S", 0.05)
+    monkeypatch.setattr(reception, "_TOUCH_INTERVAL_S", 0.05)
+    monkeypatch.setattr(upper_layer, "_LONGEST_WAIT_S", 0.05)
+    content = data_set(pixels=bytes(100_000))
+    stream = store_rq(content, "1.2.3.4")
+    with Wire(running.port, associate_rq()) as wire:
+        # Far less than a buffer, and then nothing for a while.
+        wire.send(stream[:40_000])
+        until(lambda: len(touched) >= 2)
+        wire.send(stream[40_000:])
+        assert wire.status() == 0
+        wire.release()
+
+    assert set(touched) == {"1.2.3"}
+    assert running.stored_data_sets() == {"1.2.3.4": content}

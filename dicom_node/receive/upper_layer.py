@@ -1,0 +1,783 @@
+"""The data phase of an association, in place of pynetdicom's: one copy per byte, no polling, constant memory.
+
+pynetdicom negotiates, rejects, releases, aborts and serves every service but two; its state machine (PS3.8 9.2)
+stays in charge. What is replaced is how bytes come in: upstream reads 4 KiB at a time, copies each byte eight
+times and sleeps a millisecond between looks at its queues. Here one thread waits for the socket and for its own
+association at once, receives into one buffer, reads PDU and PDV headers where they lie, and hands slices of that
+buffer to the reception, which writes them out in one call. C-STORE and C-ECHO are answered in this thread; every
+other message goes to pynetdicom, PDV by PDV.
+
+`CONTRACT` names everything of pynetdicom that this file relies on beyond its documentation.
+"""
+
+import contextlib
+import mmap
+import os
+import queue
+import select
+import socket
+import ssl
+import struct
+import threading
+import time
+from typing import Any
+
+from pynetdicom import fsm
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import StateMachine
+from pynetdicom.pdu_primitives import A_ABORT, P_DATA
+from pynetdicom.timer import Timer
+
+from casebook.logs import get_logger
+from dicom_node.receive.reception import Reception
+from dicom_node.storage.inbox import Envelope
+
+#: Class, then the names of it that this file calls, overrides or sets.
+CONTRACT: tuple[tuple[type[Any], tuple[str, ...]], ...] = (
+    (
+        DULServiceProvider,
+        (
+            "run_reactor", "kill_dul", "send_pdu", "_decode_pdu", "_process_recv_primitive", "peek_next_pdu",
+            "receive_pdu", "stop_dul",
+        ),
+    ),
+    (
+        Association,
+        ("run_reactor", "_run_reactor", "_serve_request", "kill", "abort", "acse_timeout", "network_timeout"),
+    ),
+    (DIMSEServiceProvider, ("receive_primitive", "get_msg")),
+    (StateMachine, ("do_action",)),
+    (Timer, ("expired", "remaining", "start")),
+)  # fmt: skip
+#: Attributes that only an instance has.
+_DUL_ATTRIBUTES = ("event_queue", "to_provider_queue", "to_user_queue", "_recv_pdu", "_kill_thread", "_idle_timer",
+                   "artim_timer", "state_machine", "socket")  # fmt: skip
+_ASSOCIATION_ATTRIBUTES = ("dul", "acse", "dimse", "_dul_ready", "_accepted_cx", "_sent_abort", "_kill",
+                           "is_aborted", "is_established", "is_released", "_is_paused")  # fmt: skip
+
+_FSM_NAMES = ("TRANSITION_TABLE", "AA_8")
+
+_BUFFER_BYTES = 1 << 20
+#: Bytes of a PDU that is not P-DATA, and of one command set: far above anything real.
+_MAX_CONTROL_BYTES = 1 << 20
+_MAX_COMMAND_BYTES = 1 << 16
+#: Data set bytes of one message that is not a C-STORE: a query or an event report.
+_MAX_IDENTIFIER_BYTES = 16 << 20
+#: A sender may count the PDV header into its maximum or not (PS3.8 D.1): a little more than stated is let through.
+_PDU_LENGTH_TOLERANCE = 4096
+#: An object that arrives more slowly than this, on average, after the first network timeout, is given up.
+_MIN_RATE_BYTES_PER_S = 1024
+#: Slices that wait for one writev; a sender of tiny fragments must not make us keep a million of them.
+_MAX_SLICES = 1024
+#: Bytes that came are handed on after this time, also when they fill no buffer.
+_LONGEST_UNWRITTEN_S = 1.0
+#: The longest wait without a look around, when nothing limits it.
+_LONGEST_WAIT_S = 5.0
+
+#: Linux only.
+_QUICK_ACKNOWLEDGEMENT: int | None = getattr(socket, "TCP_QUICKACK", None)
+
+_P_DATA_TF = 0x04
+#: PS3.8 table 9-10: requests and responses of the local user.
+_EVENTS_OF_OUR_SIDE = frozenset({"Evt1", "Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"})
+_KNOWN_PDU_TYPES = frozenset(range(0x01, 0x08))
+_PDU_HEADER = struct.Struct(">BxI")
+_PDV_HEADER = struct.Struct(">IBB")
+_COMMAND_ELEMENT = struct.Struct("<HHI")
+# PS3.7 E.1: elements of group 0000.
+_AFFECTED_SOP_CLASS_UID = 0x0002
+_COMMAND_FIELD = 0x0100
+_MESSAGE_ID = 0x0110
+_MESSAGE_ID_RESPONDED_TO = 0x0120
+_COMMAND_DATA_SET_TYPE = 0x0800
+_STATUS = 0x0900
+_AFFECTED_SOP_INSTANCE_UID = 0x1000
+_NO_DATA_SET = 0x0101
+_C_STORE_RQ, _C_STORE_RSP, _C_ECHO_RQ, _C_ECHO_RSP = 0x0001, 0x8001, 0x0030, 0x8030
+
+_log = get_logger(__name__)
+
+
+def breaches() -> tuple[str, ...]:
+    """Name what this file needs of pynetdicom and does not find; empty when the contract holds."""
+    missing = [f"{kind.__name__}.{name}" for kind, names in CONTRACT for name in names if not hasattr(kind, name)]
+    missing += [f"fsm.{name}" for name in _FSM_NAMES if not hasattr(fsm, name)]
+    if not hasattr(os, "eventfd"):
+        missing.append("os.eventfd")
+    if missing:
+        return tuple(missing)
+    from pynetdicom import AE
+    from pynetdicom._globals import MODE_ACCEPTOR
+
+    association = Association(AE(), MODE_ACCEPTOR)
+    missing += [f"Association.{name}" for name in _ASSOCIATION_ATTRIBUTES if not hasattr(association, name)]
+    missing += [f"DULServiceProvider.{name}" for name in _DUL_ATTRIBUTES if not hasattr(association.dul, name)]
+    return tuple(missing)
+
+
+class _Closed(Exception):
+    """The peer closed the connection."""
+
+
+class _Invalid(Exception):
+    """The peer sent what the protocol does not allow."""
+
+
+class _Stalled(Exception):
+    """The peer stopped sending, or sends too slowly."""
+
+
+class _Interrupted(Exception):
+    """Our side aborts the association."""
+
+
+class _Inflow:
+    """The receive buffer of one association, and the one place that waits."""
+
+    __slots__ = ("_poll", "_wake", "buffer", "end", "is_pinned", "network_timeout_s", "position", "sock", "view")
+
+    def __init__(self, sock: socket.socket, wake: int, network_timeout_s: float) -> None:
+        self.sock = sock
+        self._wake = wake
+        self.network_timeout_s = network_timeout_s
+        # Pages of its own: those that are never filled are never made, and all go back to the system with the
+        # association, where the allocator would keep them.
+        self.buffer = mmap.mmap(-1, _BUFFER_BYTES)
+        self.view = memoryview(self.buffer)
+        #: The bytes between these two are received and not yet consumed.
+        self.position = 0
+        self.end = 0
+        #: While slices of consumed bytes are still to be written, nothing may be received over them.
+        self.is_pinned = False
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._poll.register(wake, select.POLLIN)
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self.end - self.position
+
+    def receive(self) -> bool:
+        """Receive once what has come, without waiting; False when nothing has.
+
+        Raises
+        ------
+        _Closed
+        """
+        if self.position == self.end and not self.is_pinned:
+            self.position = self.end = 0
+        try:
+            count = self.sock.recv_into(self.view[self.end :])
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        except OSError:
+            raise _Closed from None
+        if count == 0:
+            raise _Closed
+        self.end += count
+        return True
+
+    def wait(self, timeout_s: float, *, in_message: bool) -> tuple[bool, bool]:
+        """Wait for bytes or for a wake-up; tell which of the two came."""
+        # Bytes that TLS has decrypted already do not make the socket readable.
+        if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
+            return True, False
+        has_bytes = is_woken = False
+        if in_message and _QUICK_ACKNOWLEDGEMENT is not None:
+            # A sender that leaves Nagle's algorithm on holds back its next segment until this one is
+            # acknowledged, which the kernel would put off for 40 ms. The option lasts for one segment.
+            with contextlib.suppress(OSError):
+                self.sock.setsockopt(socket.IPPROTO_TCP, _QUICK_ACKNOWLEDGEMENT, 1)
+        for descriptor, _ in self._poll.poll(max(0.0, timeout_s) * 1000):
+            if descriptor == self._wake:
+                is_woken = True
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
+            else:
+                has_bytes = True
+        return has_bytes, is_woken
+
+    def make_room(self) -> None:
+        """Move the unconsumed bytes to the front, so that more can follow."""
+        rest = self.waiting_bytes
+        if self.position:
+            self.buffer[:rest] = self.buffer[self.position : self.end]
+            self.position, self.end = 0, rest
+        if rest == len(self.buffer):
+            raise _Invalid
+
+
+class _Message:
+    """The DIMSE message being received: its command, then its data set."""
+
+    __slots__ = ("command", "context_id", "foreign_bytes", "raw", "reception", "started_at")
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.raw = bytearray()
+        self.command: dict[int, bytes] = {}
+        self.context_id = 0
+        self.reception: Reception | None = None
+        #: Not None while the data set of a message of another service passes through.
+        self.foreign_bytes: int | None = None
+        self.started_at = 0.0
+
+    @property
+    def awaits_data_set(self) -> bool:
+        return self.reception is not None or self.foreign_bytes is not None
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.raw and not self.awaits_data_set
+
+
+class FastUpperLayer(DULServiceProvider):
+    """pynetdicom's DUL service with an event-driven reactor and our own data phase."""
+
+    def __init__(self, association: Any) -> None:
+        super().__init__(association)
+        self._wake_lock = threading.Lock()
+        self._wake = -1
+        self._inflow: _Inflow | None = None
+        self._message = _Message()
+        self._slices: list[memoryview] = []
+        self._written_at = 0.0
+        self._finishing = False
+        #: What we stated when the association was negotiated; 0 is no limit, negative is not known yet.
+        self._longest_pdu_bytes = -1
+        self.has_ended = False
+
+    @property
+    def assoc(self) -> Any:
+        """The association this serves."""
+        return self._assoc
+
+    def _socket(self) -> socket.socket | None:
+        return self.socket.socket if self.socket is not None else None
+
+    # ---- called by other threads ----
+
+    def send_pdu(self, primitive: Any) -> None:
+        """Queue a primitive for the peer."""
+        super().send_pdu(primitive)
+        self.wake()
+
+    def kill_dul(self) -> None:
+        """End the reactor."""
+        super().kill_dul()
+        self.wake()
+
+    def finish(self) -> None:
+        """Abort the association as soon as no object is in flight."""
+        self._finishing = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Make the reactor look at its queues."""
+        # Under the lock the descriptor cannot be closed, and its number given to another file, in between.
+        with self._wake_lock:
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
+
+    # ---- the reactor ----
+
+    def run_reactor(self) -> None:
+        """Run the state machine until the connection is closed (PS3.8 9.2)."""
+        with self._wake_lock:
+            self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.assoc._dul_ready.set()  # noqa: SLF001 - see CONTRACT
+        try:
+            self._start()
+            while not self._kill_thread:
+                self._step()
+        except Exception:  # noqa: BLE001 - logged with its place
+            # Process edge: an error here must end this association and nothing else.
+            _log.exception("association_failed")
+            self._give_up()
+        finally:
+            self._abandon()
+            with self._wake_lock:
+                wake, self._wake = self._wake, -1
+                os.close(wake)
+            # An association thread that still waits for the peer's request learns that none will come.
+            nothing: Any = None
+            self.to_user_queue.put(nothing)
+            self.has_ended = True
+            self.assoc.look()
+
+    def _start(self) -> None:
+        sock = self._socket()
+        if sock is None:
+            raise _Closed
+        sock.setblocking(False)
+        self._inflow = _Inflow(sock, self._wake, float(self.network_timeout or 60.0))
+        self._idle_timer.start()
+
+    def _step(self) -> None:
+        if self.artim_timer.expired:
+            self.event_queue.put("Evt18")
+        # One event at a time: upstream looks at the first primitive and takes it off only in its action.
+        if self.event_queue.empty() and not self._process_recv_primitive():
+            try:
+                self._read()
+            except _Closed:
+                self._abandon()
+                self.event_queue.put("Evt17")
+            except _Invalid:
+                self._abandon()
+                self._drop_input()
+                self.event_queue.put("Evt19")
+            except _Stalled:
+                self._abandon()
+                self._abort("association_stalled")
+            except _Interrupted:
+                self._abandon()
+        try:
+            event = self.event_queue.get(block=False)
+        except queue.Empty:
+            return
+        self._act(event)
+
+    def _act(self, event: str) -> None:
+        sock = self._socket()
+        # Actions send with blocking calls.
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.settimeout(self.network_timeout)
+        if (event, self.state_machine.current_state) in fsm.TRANSITION_TABLE:
+            self.state_machine.do_action(event)
+        else:
+            self._refuse(event)
+        sock = self._socket()
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.setblocking(False)
+        self.assoc.look()
+
+    def _refuse(self, event: str) -> None:
+        """End the association by an abort (PS3.8 AA-8): the peer was faster than what our side asks for.
+
+        A request followed by a damaged PDU, for one: the acceptance is decided when the association is lost already.
+        """
+        if event in _EVENTS_OF_OUR_SIDE:
+            with contextlib.suppress(queue.Empty):
+                self.to_provider_queue.get(block=False)
+        state = self.state_machine.current_state
+        if state == "Sta1":
+            self._give_up()
+        elif state != "Sta13":
+            # In state 13 the abort has been sent, and only the end of the connection is waited for.
+            self._abandon()
+            self.state_machine.transition(fsm.AA_8(self))
+
+    def _give_up(self) -> None:
+        self.assoc.is_aborted = True
+        self.assoc.is_established = False
+        self.assoc._kill = True  # noqa: SLF001 - see CONTRACT
+        self._kill_thread = True
+        with contextlib.suppress(OSError):
+            if self.socket is not None:
+                self.socket._shutdown_socket()  # noqa: SLF001 - as the state machine does
+
+    def _abort(self, reason: str) -> None:
+        """Ask the state machine to abort (PS3.8 AA-1)."""
+        _log.warning(reason, ae_title=self.assoc.requestor.ae_title.strip(), peer=self.assoc.requestor.address)
+        primitive = A_ABORT()
+        primitive.abort_source = 0x02
+        self.assoc.is_aborted = True
+        self.assoc._sent_abort = True  # noqa: SLF001 - see CONTRACT
+        self.to_provider_queue.put(primitive)
+
+    def _abandon(self) -> None:
+        """Leave nothing of an object in flight."""
+        self._slices = []
+        if self._inflow is not None:
+            self._inflow.is_pinned = False
+        if self._message.reception is not None:
+            self._message.reception.abandon()
+        self._message.reset()
+
+    def _drop_input(self) -> None:
+        if self._inflow is not None:
+            self._inflow.position = self._inflow.end = 0
+
+    # ---- reading PDUs (PS3.8 9.3.1) ----
+
+    def _read(self) -> None:
+        """Handle PDUs until one makes an event, something else wants attention, or nothing more comes."""
+        inflow = self._require_inflow()
+        while True:
+            if self.state_machine.current_state == "Sta13":
+                # PS3.8 table 9-10: only the end of the connection matters now.
+                self._drop_input()
+            if self._finishing and self.state_machine.current_state == "Sta2":
+                raise _Closed
+            if self._finishing and self._message.is_idle and self.state_machine.current_state == "Sta6":
+                self._finishing = False
+                self._abort("association_ended_by_shutdown")
+                return
+            if inflow.waiting_bytes >= _PDU_HEADER.size:
+                kind, length = _PDU_HEADER.unpack_from(inflow.buffer, inflow.position)
+                if kind == _P_DATA_TF and self.state_machine.current_state == "Sta6":
+                    self._require_length(length)
+                    inflow.position += _PDU_HEADER.size
+                    self._take_data(inflow, length)
+                    if self.to_provider_queue.queue or not self.event_queue.empty():
+                        return
+                    continue
+                if kind not in _KNOWN_PDU_TYPES or length > _MAX_CONTROL_BYTES - _PDU_HEADER.size:
+                    raise _Invalid
+                if inflow.waiting_bytes >= _PDU_HEADER.size + length:
+                    self._take_control(inflow, _PDU_HEADER.size + length)
+                    return
+            if not self._receive_or_wait(inflow):
+                return
+
+    def _receive_or_wait(self, inflow: _Inflow) -> bool:
+        """Get more bytes; False when the reactor should look around first."""
+        self._make_room(inflow)
+        if inflow.receive():
+            self._idle_timer.restart()
+            # One byte now and then does not keep a connection that never asks for an association.
+            return not self.artim_timer.expired
+        self._require_rate(time.monotonic())
+        timeout_s = min(_LONGEST_WAIT_S, self._patience_s())
+        has_bytes, is_woken = inflow.wait(timeout_s, in_message=not self._message.is_idle)
+        if has_bytes and inflow.receive():
+            self._idle_timer.restart()
+            return not is_woken
+        if not is_woken and self.state_machine.current_state == "Sta6" and self._idle_timer.expired:
+            raise _Stalled
+        return False
+
+    def _patience_s(self) -> float:
+        # ARTIM runs while we wait for a request or for the peer to close (PS3.8 9.1.5); the rest is silence.
+        running = self.artim_timer if self.state_machine.current_state in {"Sta2", "Sta13"} else self._idle_timer
+        return max(0.01, float(running.remaining) + 0.01)
+
+    def _take_control(self, inflow: _Inflow, size: int) -> None:
+        content = bytes(inflow.view[inflow.position : inflow.position + size])
+        inflow.position += size
+        try:
+            pdu, event = self._decode_pdu(bytearray(content))
+        except Exception:  # noqa: BLE001 - whatever a decoder raises, the PDU is invalid
+            raise _Invalid from None
+        self._recv_pdu.put(pdu)
+        self.event_queue.put(event)
+
+    def _require_length(self, length: int) -> None:
+        if self._longest_pdu_bytes < 0:
+            # Asked once: it is looked up in the list of negotiated items each time.
+            self._longest_pdu_bytes = int(self.assoc.acceptor.maximum_length or 0)
+        if self._longest_pdu_bytes and length > self._longest_pdu_bytes + _PDU_LENGTH_TOLERANCE:
+            raise _Invalid
+
+    def _require_inflow(self) -> _Inflow:
+        if self._inflow is None or self._socket() is None:
+            raise _Closed
+        return self._inflow
+
+    # ---- P-DATA-TF (PS3.8 9.3.5) ----
+
+    def _take_data(self, inflow: _Inflow, left: int) -> None:
+        """Take the PDVs of one PDU, waiting inside it for what has not come yet."""
+        while left > 0:
+            self._need(inflow, _PDV_HEADER.size)
+            length, context_id, control = _PDV_HEADER.unpack_from(inflow.buffer, inflow.position)
+            inflow.position += _PDV_HEADER.size
+            left -= 4 + length
+            # The length counts the context id and the control header.
+            if length < 2 or left < 0:
+                raise _Invalid
+            is_last = bool(control & 2)
+            if control & 1:
+                self._take_command(inflow, length - 2, context_id, is_last=is_last)
+            else:
+                self._take_fragment(inflow, length - 2, context_id, control, is_last=is_last)
+
+    def _need(self, inflow: _Inflow, count: int) -> None:
+        while inflow.waiting_bytes < count:
+            self._wait_inside(inflow)
+
+    def _make_room(self, inflow: _Inflow) -> None:
+        if inflow.end == len(inflow.buffer) or len(self._slices) >= _MAX_SLICES:
+            self._flush()
+        if inflow.end == len(inflow.buffer):
+            inflow.make_room()
+
+    def _wait_inside(self, inflow: _Inflow) -> None:
+        """Receive more in the middle of a PDU."""
+        self._make_room(inflow)
+        deadline = time.monotonic() + inflow.network_timeout_s
+        while not inflow.receive():
+            now = time.monotonic()
+            self._require_rate(now)
+            if now >= deadline:
+                raise _Stalled
+            _, is_woken = inflow.wait(min(_LONGEST_WAIT_S, deadline - now), in_message=True)
+            # Answers of other services wait for the end of the PDU; an abort from our side does not.
+            if is_woken and (self._kill_thread or self._wants_abort()):
+                raise _Interrupted
+        self._idle_timer.restart()
+
+    def _wants_abort(self) -> bool:
+        return any(isinstance(primitive, A_ABORT) for primitive in tuple(self.to_provider_queue.queue))
+
+    def _require_rate(self, now: float) -> None:
+        message = self._message
+        if message.reception is None:
+            return
+        if now - self._written_at >= _LONGEST_UNWRITTEN_S:
+            # A slow sender would otherwise fill the buffer for minutes before the reception knew of its study.
+            self._flush()
+            message.reception.still_arrives()
+        elapsed_s = now - message.started_at
+        if elapsed_s < self._require_inflow().network_timeout_s:
+            return
+        received = message.reception.received_bytes + sum(map(len, self._slices))
+        if received < elapsed_s * _MIN_RATE_BYTES_PER_S:
+            raise _Stalled
+
+    def _take_command(self, inflow: _Inflow, count: int, context_id: int, *, is_last: bool) -> None:
+        message = self._message
+        if message.awaits_data_set or (message.raw and context_id != message.context_id):
+            raise _Invalid
+        if len(message.raw) + count > _MAX_COMMAND_BYTES:
+            raise _Invalid
+        self._need(inflow, count)
+        message.context_id = context_id
+        message.raw += inflow.view[inflow.position : inflow.position + count]
+        inflow.position += count
+        if is_last:
+            message.command = _parse_command(message.raw)
+            self._begin(message)
+
+    def _begin(self, message: _Message) -> None:
+        """Decide what a complete command asks for (PS3.7 9.3)."""
+        field = _number(message.command, _COMMAND_FIELD)
+        has_data_set = _number(message.command, _COMMAND_DATA_SET_TYPE) != _NO_DATA_SET
+        context = self.assoc._accepted_cx.get(message.context_id)  # noqa: SLF001 - see CONTRACT
+        if context is None:
+            raise _Invalid
+        if field == _C_ECHO_RQ and not has_data_set:
+            self._answer(_C_ECHO_RSP, 0x0000)
+            message.reset()
+        elif field == _C_STORE_RQ:
+            message.reception = self.assoc.receiver.begin(self._envelope(message.command, context))
+            message.started_at = self._written_at = time.monotonic()
+            if not has_data_set:
+                self._finish()
+        else:
+            self._hand_over(message.context_id, 0x03, bytes(message.raw))
+            if has_data_set:
+                message.foreign_bytes = 0
+            else:
+                message.reset()
+
+    def _envelope(self, command: dict[int, bytes], context: Any) -> Envelope:
+        return Envelope(
+            sop_class_uid=_uid(command, _AFFECTED_SOP_CLASS_UID),
+            sop_instance_uid=_uid(command, _AFFECTED_SOP_INSTANCE_UID),
+            transfer_syntax_uid=str(context.transfer_syntax[0]),
+            calling_ae_title=self.assoc.requestor.ae_title.strip(),
+            peer_address=self.assoc.requestor.address,
+        )
+
+    def _take_fragment(self, inflow: _Inflow, count: int, context_id: int, control: int, *, is_last: bool) -> None:
+        message = self._message
+        if not message.awaits_data_set or context_id != message.context_id:
+            raise _Invalid
+        if message.foreign_bytes is not None:
+            self._pass_fragment(inflow, count, control, is_last=is_last)
+            return
+        while count:
+            if not inflow.waiting_bytes:
+                self._wait_inside(inflow)
+                continue
+            taken = min(count, inflow.waiting_bytes)
+            self._slices.append(inflow.view[inflow.position : inflow.position + taken])
+            inflow.is_pinned = True
+            inflow.position += taken
+            count -= taken
+        if is_last:
+            self._finish()
+
+    def _pass_fragment(self, inflow: _Inflow, count: int, control: int, *, is_last: bool) -> None:
+        message = self._message
+        message.foreign_bytes = (message.foreign_bytes or 0) + count
+        if message.foreign_bytes > _MAX_IDENTIFIER_BYTES:
+            raise _Invalid
+        content = bytearray()
+        while count:
+            if not inflow.waiting_bytes:
+                self._wait_inside(inflow)
+                continue
+            taken = min(count, inflow.waiting_bytes)
+            content += inflow.view[inflow.position : inflow.position + taken]
+            inflow.position += taken
+            count -= taken
+        self._hand_over(message.context_id, control, bytes(content))
+        if is_last:
+            message.reset()
+
+    def _flush(self) -> None:
+        slices, self._slices = self._slices, []
+        self._written_at = time.monotonic()
+        self._require_inflow().is_pinned = False
+        if slices and self._message.reception is not None:
+            self._message.reception.write(slices)
+            # A slow disk is not the silence of the peer.
+            self._idle_timer.restart()
+
+    def _finish(self) -> None:
+        """Answer the C-STORE whose last byte has come."""
+        reception = self._message.reception
+        if reception is None:
+            raise _Invalid
+        self._flush()
+        reception.finish(lambda status: self._answer(_C_STORE_RSP, status))
+        self._message.reset()
+
+    def _hand_over(self, context_id: int, control: int, content: bytes) -> None:
+        """Give one fragment of another service to pynetdicom."""
+        primitive = P_DATA()
+        try:
+            # A list and not a tuple, whatever its annotation says.
+            fragment: Any = [context_id, bytes((control,)) + content]
+            primitive.presentation_data_value_list = [fragment]
+            self.assoc.dimse.receive_primitive(primitive)
+        except Exception:  # noqa: BLE001 - whatever a decoder raises, the message is invalid
+            raise _Invalid from None
+        self.assoc.look()
+
+    def _answer(self, field: int, status: int) -> None:
+        message = self._message
+        response = _build_response(message.context_id, field, message.command, status)
+        self._send_all(response)
+        self._idle_timer.restart()
+
+    def _send_all(self, content: bytes) -> None:
+        sock = self._require_inflow().sock
+        sent = 0
+        deadline = time.monotonic() + self._require_inflow().network_timeout_s
+        while sent < len(content):
+            try:
+                sent += sock.send(content[sent:])
+            except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                # A peer that takes no answers fills our send buffer: it gets as long as one that sends nothing.
+                if time.monotonic() > deadline:
+                    raise _Stalled from None
+                select.select([], [sock], [], 0.5)
+            except OSError:
+                raise _Closed from None
+
+
+class FastAssociation(Association):
+    """An association whose thread sleeps until there is something for it."""
+
+    def __init__(self, entity: Any, mode: str) -> None:
+        super().__init__(entity, mode)
+        self._something_happened = threading.Event()
+        self._upper_layer = FastUpperLayer(self)
+        self.dul = self._upper_layer
+        # The setters carry the timeouts into the upper layer, which is a new one.
+        self.acse_timeout = entity.acse_timeout
+        self.network_timeout = entity.network_timeout
+
+    @property
+    def receiver(self) -> Any:
+        """Who takes C-STORE requests."""
+        server: Any = self._server
+        return server.receiver
+
+    def look(self) -> None:
+        """Make the thread look at its queues."""
+        self._something_happened.set()
+
+    def finish(self) -> None:
+        """End after the object in flight."""
+        self._upper_layer.finish()
+
+    def kill(self) -> None:
+        """End the thread."""
+        self.look()
+        super().kill()
+
+    def _run_reactor(self) -> None:
+        """Serve what the data phase handed over, and see to release and abort, until the association ends."""
+        self._is_paused = False
+        while not self._kill:
+            self._something_happened.wait()
+            self._something_happened.clear()
+            while self._serve_one():
+                pass
+            if self.is_established and self.acse.is_release_requested():
+                # Before the answer: a peer may ask for its next association as soon as it has it.
+                self._leave_register()
+                self.acse.send_release(is_response=True)
+                self.is_released = True
+                self.is_established = False
+                self.kill()
+            elif self.acse.is_aborted() or self._upper_layer.has_ended:
+                self.is_aborted = True
+                self.is_established = False
+                self.kill()
+
+    def _leave_register(self) -> None:
+        server: Any = self._server
+        server.register.leave(self)
+
+    def _serve_one(self) -> bool:
+        context_id, message = self.dimse.get_msg(block=False)
+        if message:
+            self._serve_request(message, context_id or 0)
+        return bool(message)
+
+
+def _parse_command(raw: bytearray) -> dict[int, bytes]:
+    """Read a command set: implicit VR little endian, group 0000 only (PS3.7 6.3.1)."""
+    found: dict[int, bytes] = {}
+    position = 0
+    while position + _COMMAND_ELEMENT.size <= len(raw):
+        group, element, length = _COMMAND_ELEMENT.unpack_from(raw, position)
+        position += _COMMAND_ELEMENT.size
+        if group != 0 or position + length > len(raw):
+            raise _Invalid
+        found[element] = bytes(raw[position : position + length])
+        position += length
+    if _COMMAND_FIELD not in found:
+        raise _Invalid
+    return found
+
+
+def _number(command: dict[int, bytes], element: int) -> int:
+    return int.from_bytes(command.get(element, b"")[:2], "little")
+
+
+def _uid(command: dict[int, bytes], element: int) -> str:
+    return command.get(element, b"").rstrip(b"\x00 ").decode("ascii", "replace")
+
+
+def _build_response(context_id: int, field: int, request: dict[int, bytes], status: int) -> bytes:
+    """Build the P-DATA-TF PDU of a C-STORE-RSP or C-ECHO-RSP (PS3.7 9.3.1.2, 9.3.5.2)."""
+    elements: list[tuple[int, bytes]] = [
+        (_AFFECTED_SOP_CLASS_UID, request.get(_AFFECTED_SOP_CLASS_UID, b"")),
+        (_COMMAND_FIELD, field.to_bytes(2, "little")),
+        (_MESSAGE_ID_RESPONDED_TO, request.get(_MESSAGE_ID, b"\x00\x00")[:2]),
+        (_COMMAND_DATA_SET_TYPE, _NO_DATA_SET.to_bytes(2, "little")),
+        (_STATUS, status.to_bytes(2, "little")),
+        (_AFFECTED_SOP_INSTANCE_UID, request.get(_AFFECTED_SOP_INSTANCE_UID, b"")),
+    ]
+    # PS3.5 9.1: at most 64 characters, padded to an even length; what is neither is not repeated.
+    body = b"".join(
+        _COMMAND_ELEMENT.pack(0, element, len(value)) + value
+        for element, value in elements
+        if 0 < len(value) <= 64 and len(value) % 2 == 0
+    )
+    command = _COMMAND_ELEMENT.pack(0, 0, 4) + len(body).to_bytes(4, "little") + body
+    fragment = _PDV_HEADER.pack(len(command) + 2, context_id, 0x03) + command
+    return _PDU_HEADER.pack(_P_DATA_TF, len(fragment)) + fragment

@@ -1,0 +1,181 @@
+"""The last look at the exact bytes of an output: a draft that says it is one, about the right patient.
+
+The builders cannot make anything else; these guards do not trust them. They read the bytes as a receiver
+would, before the bytes are frozen and before each send, and know nothing of how they were made.
+"""
+
+import io
+import struct
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from casebook.errors import IdentityConflict, InvalidObject, UnsafeOutput
+from casebook.reading import Reading
+from casebook.settings import Hl7Destination
+from dicom_node.hl7.er7 import COMPONENT, Segment, parse, unescape
+from dicom_node.results.draft_text import WORDINGS, wording_of
+from dicom_node.results.oru import CODECS, DISCLAIMER_CODE, MESSAGE_TYPE
+from dicom_node.results.sr_document import ENHANCED_SR, OTHER_TITLE, SERIES_DESCRIPTION, SUMMARY, TITLES
+from dicom_node.results.timestamps import date_or_empty
+
+#: What an SR of ours says of itself, by keyword; anything else would be more than a draft.
+_STATED = {
+    "SOPClassUID": ENHANCED_SR,
+    "Modality": "SR",
+    "SeriesDescription": SERIES_DESCRIPTION,
+    "PreliminaryFlag": "PRELIMINARY",
+    "CompletionFlag": "PARTIAL",
+    "VerificationFlag": "UNVERIFIED",
+}
+_TITLES = frozenset(title.value for title in (*TITLES.values(), OTHER_TITLE))
+#: HL7 table 0123: preliminary, stored but not verified.
+_DRAFT_STATUSES = frozenset({"P", "R"})
+_ORU_SEGMENTS = frozenset({"MSH", "PID", "PV1", "ORC", "OBR", "NTE", "OBX"})
+
+
+def check_sr(content: bytes, reading: Reading, object_uid: str) -> None:
+    """Pass the bytes of an SR that is a draft of this Reading for this patient.
+
+    Parameters
+    ----------
+    content
+        A DICOM file.
+    reading
+        With the identity snapshot.
+    object_uid
+        SOP Instance UID it will be sent under.
+
+    Raises
+    ------
+    UnsafeOutput
+        When it claims to be more than a draft or does not say that it is one.
+    IdentityConflict
+        When it names another patient or study than the Reading.
+    """
+    try:
+        ds = dcmread(io.BytesIO(content))
+    except (InvalidDicomError, EOFError, ValueError, KeyError, AttributeError, TypeError, struct.error):
+        raise UnsafeOutput("the SR cannot be read back") from None
+    for keyword, value in _STATED.items():
+        if str(ds.get(keyword, "")) != value:
+            raise UnsafeOutput(f"{keyword} of the SR is not {value}")
+    if str(ds.get("ContentQualification", "")) != reading.provenance.content_qualification:
+        raise UnsafeOutput("ContentQualification of the SR is not that of the model")
+    if ds.get("VerifyingObserverSequence"):
+        raise UnsafeOutput("the SR names a verifying observer")
+    authors = ds.get("AuthorObserverSequence") or []
+    if not authors or any(one.get("ObserverType") != "DEV" or "PersonName" in one for one in authors):
+        raise UnsafeOutput("the author of the SR is not a device")
+    if _code(ds) not in _TITLES:
+        raise UnsafeOutput("the title of the SR is not one of ours")
+    if not _first_text(ds).startswith(wording_of(reading).mark):
+        raise UnsafeOutput("the first section of the SR is not the disclaimer")
+    if not object_uid == ds.get("SOPInstanceUID") == ds.file_meta.get("MediaStorageSOPInstanceUID"):
+        raise UnsafeOutput("the SR carries another SOP Instance UID than its record")
+    _check_identity(ds, reading)
+
+
+def _check_identity(ds: Dataset, reading: Reading) -> None:
+    identity = reading.header.identity
+    for keyword, value in (
+        ("StudyInstanceUID", reading.study_instance_uid),
+        ("PatientID", identity.patient_id),
+        ("IssuerOfPatientID", identity.issuer_of_patient_id),
+        ("PatientBirthDate", date_or_empty(identity.patient_birth_date)),
+        ("AccessionNumber", identity.accession_number),
+        ("PatientName", reading.header.patient_name),
+    ):
+        # Trailing blanks are padding (PS3.5 6.2), and so are empty name components and groups.
+        padding = " ^=" if keyword == "PatientName" else " "
+        if str(ds.get(keyword) or "").rstrip(padding) != value.rstrip(padding):
+            raise IdentityConflict(f"{keyword} of the SR is not that of the study")
+
+
+def _first_text(ds: Dataset) -> str:
+    for section in ds.get("ContentSequence") or []:
+        if section.get("ValueType") != "CONTAINER":
+            continue
+        first = (section.get("ContentSequence") or [Dataset()])[0]
+        return str(first.get("TextValue", "")) if _code(section) == SUMMARY.value else ""
+    return ""
+
+
+def _code(item: Dataset) -> str:
+    names = item.get("ConceptNameCodeSequence")
+    return str(names[0].get("CodeValue", "")) if names else ""
+
+
+def check_oru(content: bytes, reading: Reading, destination: Hl7Destination, control_id: str) -> None:
+    """Pass the bytes of an ORU^R01 that is a draft of this Reading for this patient.
+
+    Parameters
+    ----------
+    content
+        The message without MLLP framing.
+    reading
+        With the identity snapshot.
+    destination
+        Where it goes.
+    control_id
+        MSH-10 it will be sent under.
+
+    Raises
+    ------
+    UnsafeOutput
+        When it claims to be more than a draft or does not say that it is one.
+    IdentityConflict
+        When it names another patient, order or study than the Reading.
+    """
+    try:
+        segments = parse(content.decode(CODECS[destination.charset]))
+    except (UnicodeDecodeError, InvalidObject):
+        raise UnsafeOutput("the HL7 message cannot be read back") from None
+    if not {one.name for one in segments} <= _ORU_SEGMENTS:
+        raise UnsafeOutput("the HL7 message holds a segment we never write")
+    header, patient, order = (_only(segments, name) for name in ("MSH", "PID", "OBR"))
+    if header.field(9) != MESSAGE_TYPE or header.field(10) != control_id:
+        raise UnsafeOutput("MSH-9 or MSH-10 of the message is not that of its record")
+    if order.field(25) not in _DRAFT_STATUSES:
+        raise UnsafeOutput("OBR-25 is neither P nor R")
+    if order.field(32):
+        raise UnsafeOutput("OBR-32 names an interpreter")
+    observations = [one for one in segments if one.name == "OBX"]
+    if any(one.field(11) != order.field(25) or one.field(16) for one in observations):
+        raise UnsafeOutput("an OBX-11 differs from OBR-25, or an OBX-16 names a responsible observer")
+    if not _says_it_is_a_draft(segments):
+        raise UnsafeOutput("the disclaimer is missing from NTE or from the first text of the HL7 message")
+    _check_oru_identity(patient, order, observations, reading)
+
+
+def _says_it_is_a_draft(segments: tuple[Segment, ...]) -> bool:
+    marks = tuple(wording.mark for wording in WORDINGS.values())
+    notes = [unescape(one.field(3)) for one in segments if one.name == "NTE"]
+    texts = [one for one in segments if one.name == "OBX" and one.field(2) == "TX"]
+    return bool(
+        notes
+        and texts
+        and notes[0].startswith(marks)
+        and texts[0].field(3).startswith(f"{DISCLAIMER_CODE}^")
+        and unescape(texts[0].field(5)).startswith(marks)
+    )
+
+
+def _check_oru_identity(patient: Segment, order: Segment, observations: list[Segment], reading: Reading) -> None:
+    identity = reading.header.identity
+    if unescape(patient.field(3).split(COMPONENT)[0]) != identity.patient_id:
+        raise IdentityConflict("PID-3 is not the PatientID of the study")
+    if unescape(patient.field(7)) != date_or_empty(identity.patient_birth_date):
+        raise IdentityConflict("PID-7 is not the PatientBirthDate of the study")
+    if not unescape(order.field(3)) == unescape(order.field(18)) == identity.accession_number:
+        raise IdentityConflict("OBR-3 or OBR-18 is not the AccessionNumber of the study")
+    if not observations or observations[0].field(5) != reading.study_instance_uid:
+        raise IdentityConflict("the first OBX does not carry the StudyInstanceUID of the study")
+
+
+def _only(segments: tuple[Segment, ...], name: str) -> Segment:
+    found = [one for one in segments if one.name == name]
+    if len(found) != 1:
+        raise UnsafeOutput(f"the HL7 message has {len(found)} {name} segments")
+    return found[0]

@@ -1,0 +1,235 @@
+"""The draft as an HL7 v2.5.1 ORU^R01 message, written by our own encoder.
+
+The library that checks it (structure_check.py) is not used to write it: it escapes line breaks twice and lets a
+carriage return in a text begin a new segment. Same purity as sr_document.py: same Reading, same bytes.
+"""
+
+import hashlib
+import re
+
+from casebook.errors import UnwritableText
+from casebook.reading import Reading
+from casebook.settings import DeviceSettings, Hl7Destination
+from casebook.study import StudyHeader
+from dicom_node.hl7.er7 import (
+    SEGMENT_END,
+    Encoded,
+    components,
+    escape,
+    escape_lines,
+    repetitions,
+    segment,
+)
+from dicom_node.results.clean_text import clean_line, is_plain
+from dicom_node.results.derived_uids import message_control_id
+from dicom_node.results.draft_text import compose, wording_of
+from dicom_node.results.sr_document import OTHER_TITLE, TITLES, procedure_codes
+from dicom_node.results.timestamps import date_or_empty, moment
+
+MESSAGE_TYPE = "ORU^R01^ORU_R01"
+#: MSH-18 -> Python codec.
+CODECS = {"UNICODE UTF-8": "utf-8", "GB 18030-2000": "gb18030", "8859/1": "latin-1"}
+#: Names the observation that repeats the disclaimer; some archives drop NTE.
+DISCLAIMER_CODE = "DISC"
+
+#: HL7 v2.5.1 2A.77: a TX holds 65,536 characters.
+_LONGEST_TEXT = 65_536
+#: HL7 table 0465 (name/address representation) of the DICOM name groups (PS3.5 6.2.1.2).
+_REPRESENTATIONS = ("A", "I", "P")
+_TIME = re.compile(r"([01]\d|2[0-3])[0-5]\d([0-5]\d)?")
+
+
+def build(
+    reading: Reading,
+    destination: Hl7Destination,
+    device: DeviceSettings,
+    *,
+    revision: int,
+    replaces_earlier: bool = False,
+) -> tuple[bytes, str]:
+    """Build the message of one draft, without MLLP framing.
+
+    Parameters
+    ----------
+    reading
+        Gives the text, the identity and the one timestamp.
+    destination
+        States the result status, the character set and the names in the header.
+    device
+        How the observing machine names itself.
+    revision
+        Counts the drafts of the study, from 1.
+    replaces_earlier
+        An earlier draft may have reached this destination.
+
+    Returns
+    -------
+        The exact bytes in the destination's character set, and MSH-10.
+
+    Raises
+    ------
+    UnwritableText
+        When a text or an attribute of the patient cannot be carried as it is.
+    """
+    body = [
+        _pid(reading.header, destination),
+        *_visit(reading.header, destination),
+        *_order(reading, destination, device),
+        *_observations(reading, destination, device, revision=revision, replaces_earlier=replaces_earlier),
+    ]
+    unnamed = _encode([_msh(reading, destination, device, ""), *body], destination)
+    control_id = message_control_id(reading.sha256, hashlib.sha256(unnamed).hexdigest())
+    return _encode([_msh(reading, destination, device, control_id), *body], destination), control_id
+
+
+def _encode(segments: list[str], destination: Hl7Destination) -> bytes:
+    text = "".join(one + SEGMENT_END for one in segments)
+    try:
+        return text.encode(CODECS[destination.charset])
+    except UnicodeEncodeError as error:
+        raise UnwritableText(
+            f"a character (U+{ord(text[error.start]):04X}) does not exist in {destination.charset}, "
+            f"the character set of destination {destination.name}"
+        ) from None
+
+
+def _msh(reading: Reading, destination: Hl7Destination, device: DeviceSettings, control_id: str) -> str:
+    return segment(
+        "MSH",
+        {
+            3: escape(destination.sending_application),
+            4: escape(destination.sending_facility),
+            5: escape(destination.receiving_application),
+            6: escape(destination.receiving_facility),
+            7: _stated_at(reading, device),
+            9: components(*MESSAGE_TYPE.split("^")),
+            10: escape(control_id),
+            11: escape("P"),  # a message of the productive system; says nothing about the report
+            12: escape("2.5.1"),
+            18: escape(destination.charset),
+        },
+    )
+
+
+def _pid(header: StudyHeader, destination: Hl7Destination) -> str:
+    identity = header.identity
+    authority = identity.issuer_of_patient_id or destination.patient_id_namespace
+    return segment(
+        "PID",
+        {
+            3: components(
+                _exact("PatientID", identity.patient_id), "", "", _exact("IssuerOfPatientID", authority), "MR"
+            ),
+            5: _person_name(_exact("PatientName", header.patient_name)),
+            7: escape(date_or_empty(identity.patient_birth_date)),
+            8: escape({"": "", "M": "M", "F": "F", "O": "O"}.get(header.patient_sex, "U")),  # HL7 table 0001
+        },
+    )
+
+
+def _person_name(name: str) -> Encoded:
+    """Turn a DICOM person name into XPN repetitions, one for each of its groups."""
+    if not name.strip("^= "):
+        # PID-5 is required; HL7 table 0200 has U for a name nobody knows.
+        return components("", "", "", "", "", "", "U")
+    groups = [
+        (code, group) for code, group in zip(_REPRESENTATIONS, name.split("="), strict=False) if group.strip("^ ")
+    ]
+    return repetitions([_name_group(group, code if "=" in name else "") for code, group in groups])
+
+
+def _name_group(group: str, representation: str) -> Encoded:
+    # PN has prefix before suffix (PS3.5 6.2.1.2), XPN has suffix before prefix (HL7 v2.5.1 2A.88).
+    family, given, middle, prefix, suffix = (*(part.strip() for part in group.split("^")), *[""] * 5)[:5]
+    return components(family, given, middle, suffix, prefix, "", "L", representation)
+
+
+def _visit(header: StudyHeader, destination: Hl7Destination) -> list[str]:
+    fields = {2: escape("U")}  # HL7 table 0004: unknown, a DICOM header does not say
+    if header.admission_id and is_plain(header.admission_id):
+        fields[19] = components(header.admission_id, "", "", destination.patient_id_namespace, "VN")
+    return [segment("PV1", fields)]
+
+
+def _order(reading: Reading, destination: Hl7Destination, device: DeviceSettings) -> list[str]:
+    header = reading.header
+    accession = escape(_exact("AccessionNumber", header.identity.accession_number))
+    codes = procedure_codes(header)
+    procedure = codes[0] if codes else TITLES.get(reading.modality, OTHER_TITLE)
+    return [
+        segment("ORC", {1: escape("RE"), 3: accession, 5: escape("IP")}),
+        segment(
+            "OBR",
+            {
+                1: escape("1"),
+                3: accession,
+                4: components(procedure.value, procedure.meaning, procedure.scheme),
+                7: escape(_study_time(header)),
+                18: accession,
+                22: _stated_at(reading, device),
+                24: escape("RAD"),
+                25: escape(destination.result_status.value),
+            },
+        ),
+        segment(
+            "NTE",
+            {
+                1: escape("1"),
+                2: escape("L"),
+                3: escape(compose(reading, revision=1, replaces_earlier=False).disclaimer),
+                4: escape("RE"),
+            },
+        ),
+    ]
+
+
+def _study_time(header: StudyHeader) -> str:
+    """Return StudyDate and StudyTime to the second, as far as they are what they should be."""
+    date, time = date_or_empty(header.study_date), header.study_time.split(".")[0]
+    # HL7 v2.5.1 2A.22 has no hour without its minutes.
+    return date + time if date and _TIME.fullmatch(time) else date
+
+
+def _observations(
+    reading: Reading, destination: Hl7Destination, device: DeviceSettings, *, revision: int, replaces_earlier: bool
+) -> list[str]:
+    text = compose(reading, revision=revision, replaces_earlier=replaces_earlier)
+    local = f"99{device.organization}"
+    heading = wording_of(reading).checks_heading
+    # The sub-id names the section and not its place, so that a revision replaces section by section.
+    sections = (
+        (components(DISCLAIMER_CODE, "AI disclaimer", local), "0", (text.disclaimer,)),
+        (components("59776-5", "Procedure findings", "LN"), "1", text.findings),
+        (components("19005-8", "Radiology Impression", "LN"), "2", text.impression),
+        (components("AICHK", heading, local), "3", text.checks),
+        (components("AIBASIS", "AI draft basis", local), "4", text.basis),
+    )
+    study = ("ST", components("113014", "DICOM Study", "DCM"), "", escape(reading.study_instance_uid))
+    texts = [("TX", name, sub_id, _text(paragraphs)) for name, sub_id, paragraphs in sections if paragraphs]
+    stated = {
+        11: escape(destination.result_status.value),
+        14: _stated_at(reading, device),
+        17: components("AI", "Machine generated, not verified", local),
+        18: components(clean_line(device.station_name), "", device.device_uid, "ISO"),
+    }
+    return [
+        segment("OBX", {1: escape(str(number)), 2: escape(kind), 3: name, 4: escape(sub_id), 5: value, **stated})
+        for number, (kind, name, sub_id, value) in enumerate([study, *texts], start=1)
+    ]
+
+
+def _text(paragraphs: tuple[str, ...]) -> Encoded:
+    encoded = escape_lines(paragraphs)
+    if len(encoded) > _LONGEST_TEXT:
+        raise UnwritableText(f"a section has {len(encoded)} characters, more than the {_LONGEST_TEXT} of an OBX-5")
+    return encoded
+
+
+def _stated_at(reading: Reading, device: DeviceSettings) -> Encoded:
+    return escape(moment(reading.created_at, device.timezone).strftime("%Y%m%d%H%M%S%z"))
+
+
+def _exact(keyword: str, value: str) -> str:
+    if not is_plain(value):
+        raise UnwritableText(f"{keyword} holds a control character, so it cannot be copied")
+    return value

@@ -1,0 +1,141 @@
+"""C-STORE of frozen bytes to an archive (PS3.4 annex B), and what its answers mean for the job."""
+
+import io
+import socket
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.dsutils import encode
+
+from casebook.errors import PeerUnavailable, RejectedByPeer, UnsafeOutput
+from casebook.logs import get_logger
+from casebook.settings import DicomDestination
+from dicom_node.association_scu import keep_answers
+from dicom_node.storage.inbox import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+_log = get_logger(__name__)
+
+_SUCCESS = 0x0000
+#: PS3.7 C.4.2: stored, with a remark. 0x0001 and 0x0107, 0x0116 are general warnings, Bxxx those of storage.
+_WARNINGS = frozenset({0x0001, 0x0107, 0x0116})
+#: PS3.7 C.5.6 "Duplicate SOP Instance". Our UIDs are derived from the bytes, so it can only hold these bytes.
+_ALREADY_STORED = 0x0111
+#: PS3.7 C.5: processing failure, resource limitation. A7xx of PS3.4 B.2.3 (out of resources) is the usual one.
+_BUSY = frozenset({0x0110, 0x0213})
+
+
+def store(content: bytes, destination: DicomDestination) -> int:
+    """Store one DICOM file at the destination.
+
+    Parameters
+    ----------
+    content
+        The exact bytes of the file; the data set goes out as it stands in them.
+    destination
+        Where to, and how long to wait.
+
+    Returns
+    -------
+        The DIMSE status with which the archive took it: 0x0000, a warning, or 0x0111 where it had it already.
+
+    Raises
+    ------
+    PeerUnavailable
+        When there is no association, no answer, or the archive is busy.
+    RejectedByPeer
+        When the archive refuses this object for good.
+    UnsafeOutput
+        When the bytes that would go out are not the frozen ones.
+    """
+    ds = dcmread(io.BytesIO(content))
+    # pynetdicom encodes again what it sends; the promise is that these are the frozen bytes.
+    encoded = encode(ds, is_implicit_vr=False, is_little_endian=True)
+    if encoded is None or not content.endswith(encoded):
+        raise UnsafeOutput("the data set to send is not the frozen one")
+    association = _associate(destination, str(ds.SOPClassUID))
+    try:
+        status = _send(association, ds)
+    finally:
+        if association.is_established:
+            association.release()
+    return judge(status, destination.name)
+
+
+def judge(status: int, destination: str) -> int:
+    """Return a C-STORE status that means the archive has the object (PS3.4 B.2.3, PS3.7 C).
+
+    Parameters
+    ----------
+    status
+        As answered.
+    destination
+        Its name, for the log.
+
+    Raises
+    ------
+    PeerUnavailable
+        When the archive is out of resources or failed for the moment.
+    RejectedByPeer
+        For every other failure: the same bytes would be refused again.
+    """
+    if status in {_SUCCESS, _ALREADY_STORED}:
+        return status
+    if status in _WARNINGS or status >> 12 == 0xB:
+        _log.warning("stored_with_warning", destination=destination, status=f"0x{status:04X}")
+        return status
+    if status in _BUSY or status >> 8 == 0xA7:
+        raise PeerUnavailable(f"the archive answered 0x{status:04X}, out of resources or failed for the moment")
+    raise RejectedByPeer(f"the archive refused the object with status 0x{status:04X}")
+
+
+def _associate(destination: DicomDestination, sop_class_uid: str) -> Association:
+    ae = AE(ae_title=destination.calling_ae_title)
+    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = destination.timeout_s
+    # Two contexts, so that the answer says which of both it takes: explicit goes out byte for byte; implicit is
+    # the default every archive has to know (PS3.5 10.1) and carries the same values in the other encoding.
+    ae.add_requested_context(sop_class_uid, ExplicitVRLittleEndian)
+    ae.add_requested_context(sop_class_uid, ImplicitVRLittleEndian)
+    try:
+        association = ae.associate(
+            destination.host,
+            destination.port,
+            ae_title=destination.ae_title,
+            evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)],
+        )
+    except (OSError, ValueError):
+        # The name is looked up before anything else: the name server may be away.
+        raise PeerUnavailable(f"the host of destination {destination.name} cannot be resolved or reached") from None
+    if association.is_established:
+        return keep_answers(association)
+    answer = association.acceptor.primitive
+    if association.is_rejected and answer is not None:
+        raise PeerUnavailable(
+            f"the archive rejected the association (result {answer.result}, source {answer.result_source}, "
+            f"reason {answer.diagnostic}; PS3.8 9.3.4)"
+        )
+    if answer is not None and not association.accepted_contexts:
+        raise RejectedByPeer("the archive accepts no Enhanced SR (no presentation context was accepted)")
+    raise PeerUnavailable("the archive did not answer the association request")
+
+
+def _send_at_once(event: evt.Event) -> None:
+    # Nagle's algorithm and delayed acknowledgement together cost 40 ms per message.
+    transport = event.assoc.dul.socket
+    if transport is not None and transport.socket is not None:
+        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _send(association: Association, ds: Dataset) -> int:
+    try:
+        answer = association.send_c_store(ds)
+    except RuntimeError:
+        raise PeerUnavailable("the association ended before the object was sent") from None
+    # An empty answer: the peer aborted, closed the connection or stayed silent.
+    if "Status" not in answer:
+        raise PeerUnavailable("the archive did not answer the C-STORE request")
+    return int(answer.Status)

@@ -1,0 +1,128 @@
+"""The guards raise on whatever is more than a draft or about somebody else."""
+
+import io
+from collections.abc import Callable
+
+import pytest
+from pydicom import dcmread, dcmwrite
+from pydicom.dataset import Dataset
+
+from casebook.errors import IdentityConflict, UnsafeOutput, WetreadError
+from casebook.settings import DeviceSettings, Hl7Destination
+from dicom_node.results import guards, oru
+from dicom_node.results.sr_document import build, to_bytes
+from dicom_node.results.tests import drafts
+
+SAID = drafts.reading()
+BUILT = build(SAID, DeviceSettings(), revision=1)
+UID = str(BUILT.SOPInstanceUID)
+
+
+def author(ds: Dataset) -> Dataset:
+    found: Dataset = ds.AuthorObserverSequence[0]
+    return found
+
+
+def summary(ds: Dataset) -> Dataset:
+    found: Dataset = next(one for one in ds.ContentSequence if one.ValueType == "CONTAINER")
+    return found
+
+
+SR_LIES: dict[str, tuple[Callable[[Dataset], object], type[WetreadError]]] = {
+    "verified": (lambda ds: setattr(ds, "VerificationFlag", "VERIFIED"), UnsafeOutput),
+    "no_verification_flag": (lambda ds: ds.__delattr__("VerificationFlag"), UnsafeOutput),
+    "complete": (lambda ds: setattr(ds, "CompletionFlag", "COMPLETE"), UnsafeOutput),
+    "final": (lambda ds: setattr(ds, "PreliminaryFlag", "FINAL"), UnsafeOutput),
+    "no_preliminary_flag": (lambda ds: ds.__delattr__("PreliminaryFlag"), UnsafeOutput),
+    "verifying_observer": (lambda ds: setattr(ds, "VerifyingObserverSequence", [Dataset()]), UnsafeOutput),
+    "no_author": (lambda ds: setattr(ds, "AuthorObserverSequence", []), UnsafeOutput),
+    "person_author": (lambda ds: setattr(author(ds), "ObserverType", "PSN"), UnsafeOutput),
+    "named_author": (lambda ds: setattr(author(ds), "PersonName", "Li^Lei"), UnsafeOutput),
+    "series_text": (lambda ds: setattr(ds, "SeriesDescription", "Report"), UnsafeOutput),
+    "not_research": (lambda ds: setattr(ds, "ContentQualification", "PRODUCT"), UnsafeOutput),
+    "wrong_title": (lambda ds: setattr(ds.ConceptNameCodeSequence[0], "CodeValue", "99999-9"), UnsafeOutput),
+    "no_disclaimer": (lambda ds: setattr(summary(ds), "ContentSequence", []), UnsafeOutput),
+    "disclaimer_later": (lambda ds: ds.ContentSequence.append(ds.ContentSequence.pop(8)), UnsafeOutput),
+    "other_disclaimer": (
+        lambda ds: setattr(summary(ds).ContentSequence[0], "TextValue", "Reviewed by a physician."),
+        UnsafeOutput,
+    ),
+    "other_sop_class": (lambda ds: setattr(ds, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.88.33"), UnsafeOutput),
+    "other_uid": (lambda ds: setattr(ds, "SOPInstanceUID", "2.25.1"), UnsafeOutput),
+    "other_patient": (lambda ds: setattr(ds, "PatientID", "P0001235"), IdentityConflict),
+    "no_patient": (lambda ds: ds.__delattr__("PatientID"), IdentityConflict),
+    "other_issuer": (lambda ds: setattr(ds, "IssuerOfPatientID", "ELSEWHERE"), IdentityConflict),
+    "other_name": (lambda ds: setattr(ds, "PatientName", "Li^Lei"), IdentityConflict),
+    "other_birth_date": (lambda ds: setattr(ds, "PatientBirthDate", "19600102"), IdentityConflict),
+    "other_accession": (lambda ds: setattr(ds, "AccessionNumber", "A2"), IdentityConflict),
+    "other_study": (lambda ds: setattr(ds, "StudyInstanceUID", "1.2.3"), IdentityConflict),
+}
+
+
+def test_an_sr_that_is_a_draft_of_this_patient_passes() -> None:
+    guards.check_sr(to_bytes(BUILT), SAID, UID)
+
+
+@pytest.mark.parametrize("name", SR_LIES)
+def test_an_sr_that_lies_is_refused(name: str) -> None:
+    lie, error = SR_LIES[name]
+    ds = dcmread(io.BytesIO(to_bytes(BUILT)))
+    lie(ds)
+    stream = io.BytesIO()
+    dcmwrite(stream, ds)
+
+    with pytest.raises(error) as raised:
+        guards.check_sr(stream.getvalue(), SAID, UID)
+
+    assert "P000" not in str(raised.value)
+    assert "Wang" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not DICOM", b"\0" * 128 + b"DICM"])
+def test_bytes_that_are_no_sr_are_refused(content: bytes) -> None:
+    with pytest.raises(UnsafeOutput):
+        guards.check_sr(content, SAID, UID)
+
+
+RIS = Hl7Destination(name="ris", kind="hl7", host="127.0.0.1", port=1, result_status="R")
+MESSAGE, CONTROL_ID = oru.build(SAID, RIS, DeviceSettings(), revision=1)
+
+ORU_LIES: dict[str, tuple[bytes, bytes, type[WetreadError]]] = {
+    "final": (b"|RAD|R", b"|RAD|F", UnsafeOutput),
+    "corrected": (b"|RAD|R", b"|RAD|C", UnsafeOutput),
+    "no_status": (b"|RAD|R", b"|RAD|", UnsafeOutput),
+    "two_statuses": (b"|RAD|R", b"|RAD|P", UnsafeOutput),
+    "final_observation": (b"||||||R|||", b"||||||F|||", UnsafeOutput),
+    "interpreter": (b"|RAD|R", b"|RAD|R|||||||1234&Li&Lei", UnsafeOutput),
+    "responsible_observer": (b"|||AI^Machine", b"||1234^Li|AI^Machine", UnsafeOutput),
+    "no_note": (b"NTE|1|L|AI DRAFT", b"NTE|1|L|A DRAFT", UnsafeOutput),
+    "no_disclaimer": (b"|DISC^", b"|DISK^", UnsafeOutput),
+    "other_disclaimer": (b"|0|AI DRAFT - NOT VERIFIED", b"|0|Verified", UnsafeOutput),
+    "other_segment": (b"PV1|", b"ZV1|", UnsafeOutput),
+    "second_patient": (b"PV1|", b"PID|||P2\rPV1|", UnsafeOutput),
+    "other_control_id": (CONTROL_ID.encode(), b"0" * 20, UnsafeOutput),
+    "other_type": (b"ORU^R01^ORU_R01", b"ORU^R03^ORU_R01", UnsafeOutput),
+    "other_patient": (b"|P0001234^", b"|P0001235^", IdentityConflict),
+    "other_birth_date": (b"|19600101|", b"|19600102|", IdentityConflict),
+    "other_accession": (b"|A20260920001", b"|A2", IdentityConflict),
+    "other_study": (drafts.STUDY_UID.encode(), b"1.2.3", IdentityConflict),
+}
+
+
+def test_an_oru_that_is_a_draft_of_this_patient_passes() -> None:
+    guards.check_oru(MESSAGE, SAID, RIS, CONTROL_ID)
+
+
+@pytest.mark.parametrize("name", ORU_LIES)
+def test_an_oru_that_lies_is_refused(name: str) -> None:
+    old, new, error = ORU_LIES[name]
+    assert old in MESSAGE
+
+    with pytest.raises(error):
+        guards.check_oru(MESSAGE.replace(old, new), SAID, RIS, CONTROL_ID)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xfe", b"MSH|^~\\&|\r"])
+def test_bytes_that_are_no_oru_are_refused(content: bytes) -> None:
+    with pytest.raises(UnsafeOutput):
+        guards.check_oru(content, SAID, RIS, CONTROL_ID)

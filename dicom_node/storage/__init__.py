@@ -1,0 +1,1 @@
+"""Where instances become durable: the inbox, its journal, and the disk beneath."""

@@ -1,0 +1,1 @@
+"""What the demonstration and the tests play the hospital with."""
