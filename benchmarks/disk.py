@@ -21,7 +21,8 @@ from pathlib import Path
 
 from benchmarks.evidence import print_report
 from benchmarks.raw_sender import KINDS, Kind, header, instance_uid, noise
-from dicom_node.storage.inbox import Envelope, Inbox
+from dicom_node.objects.file_meta import Envelope
+from dicom_node.storage.inbox import Inbox
 
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 

@@ -19,7 +19,8 @@ from casebook.outcomes import Delivered, Held, Prepared
 from casebook.reading import Reading
 from casebook.settings import DeviceSettings, DicomDestination, Hl7Destination, Settings
 from casebook.study import PatientIdentity, ReceivedInstance, StudyHeader
-from dicom_node.index.description import describe, read_file_meta
+from dicom_node.index.description import describe
+from dicom_node.objects.file_meta import read_file_meta
 from dicom_node.results import guards
 from dicom_node.results.draft_text import compose
 from dicom_node.results.prepare import prepare

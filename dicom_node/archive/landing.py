@@ -10,9 +10,10 @@ from casebook.logs import get_logger
 from casebook.settings import Settings
 from casebook.study import ReceivedInstance
 from dicom_node.index.description import describe
+from dicom_node.objects.file_meta import Envelope
 from dicom_node.receive.reception import Receiver
 from dicom_node.storage.disk_gate import DiskGate
-from dicom_node.storage.inbox import Envelope, GuestInbox, Inbox, Landed
+from dicom_node.storage.inbox import GuestInbox, Inbox, Landed
 
 _log = get_logger(__name__)
 

@@ -20,11 +20,11 @@ from casebook.settings import ArchiveSettings, Settings
 from casebook.study import Prior, PriorKind, StudyHeader
 from dicom_node.archive import query_retrieve as pacs
 from dicom_node.archive.query_retrieve import Listed
+from dicom_node.objects.file_meta import Envelope, build_file_meta, require_uid
 from dicom_node.objects.sop_classes import ENCAPSULATED_PDF, is_picture, is_report
 from dicom_node.receive.statuses import SUCCESS, status_of
 from dicom_node.storage.disk_gate import DiskGate, Reservation
 from dicom_node.storage.file_system import FileSystem, write_all
-from dicom_node.storage.inbox import Envelope, build_file_meta, require_uid
 
 #: Modalities that picture the same thing the same way; any other modality is a group of its own.
 _GROUPS = (frozenset({"CR", "DX", "RG", "XR"}), frozenset({"CT", "PT"}), frozenset({"MG", "DBT"}))

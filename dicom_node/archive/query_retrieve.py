@@ -40,7 +40,7 @@ from casebook.errors import PeerUnavailable
 from casebook.logs import get_logger
 from casebook.settings import ArchiveSettings
 from dicom_node.association_scu import keep_answers
-from dicom_node.storage.inbox import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Envelope
+from dicom_node.objects.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Envelope
 
 #: Takes one object of a C-GET: its envelope and its data set; returns the status of the C-STORE (PS3.4 B.2.3).
 Take = Callable[[Envelope, memoryview], int]

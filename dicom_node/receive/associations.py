@@ -20,10 +20,10 @@ from pynetdicom.transport import AddressInformation, AssociationServer, Associat
 
 from casebook.logs import get_logger
 from casebook.settings import ListenerSettings, Settings
+from dicom_node.objects.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Envelope
 from dicom_node.receive.admission import VERIFICATION, Register, contexts_for
 from dicom_node.receive.reception import Receiver
 from dicom_node.receive.upper_layer import FastAssociation, breaches
-from dicom_node.storage.inbox import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Envelope
 from dicom_node.tls import Handshakes
 
 _log = get_logger(__name__)

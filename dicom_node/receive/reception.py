@@ -6,10 +6,11 @@ from typing import Protocol
 
 from casebook.errors import InvalidObject, StoreUnavailable
 from casebook.logs import get_logger
-from dicom_node.index.description import identify
+from dicom_node.objects.file_meta import Envelope
+from dicom_node.objects.identification import identify
 from dicom_node.receive.statuses import SUCCESS, status_of
 from dicom_node.storage.disk_gate import DiskGate, Reservation
-from dicom_node.storage.inbox import Arrival, Envelope, Inbox, Landed
+from dicom_node.storage.inbox import Arrival, Inbox, Landed
 
 #: How often an object that takes long tells so; a fast one is there before it has to.
 _TOUCH_INTERVAL_S = 1.0

@@ -17,12 +17,11 @@ from aiohttp import web
 from casebook.errors import InvalidObject
 from casebook.logs import get_logger
 from casebook.settings import StowSettings
-from dicom_node.index.description import read_file_meta
+from dicom_node.objects.file_meta import Envelope, read_file_meta, require_uid
 from dicom_node.receive.admission import Register
 from dicom_node.receive.multipart import PartBegin, PartEnd, Splitter, boundary_of
 from dicom_node.receive.reception import Receiver, Reception
 from dicom_node.receive.statuses import SUCCESS
-from dicom_node.storage.inbox import Envelope, require_uid
 from dicom_node.tls import is_allowed, server_context
 
 #: PS3.18 table I.2-2, "Error: Cannot understand": the part is no DICOM file.

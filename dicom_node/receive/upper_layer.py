@@ -11,13 +11,11 @@ other message goes to pynetdicom, PDV by PDV.
 """
 
 import contextlib
-import mmap
 import os
 import queue
 import select
 import socket
 import ssl
-import struct
 import threading
 import time
 from typing import Any
@@ -31,8 +29,28 @@ from pynetdicom.pdu_primitives import A_ABORT, P_DATA
 from pynetdicom.timer import Timer
 
 from casebook.logs import get_logger
+from dicom_node.objects.file_meta import Envelope
+from dicom_node.receive.inflow import Closed, Inflow, Interrupted, Invalid, Stalled
+from dicom_node.receive.pdus import (
+    AFFECTED_SOP_CLASS_UID,
+    AFFECTED_SOP_INSTANCE_UID,
+    C_ECHO_RQ,
+    C_ECHO_RSP,
+    C_STORE_RQ,
+    C_STORE_RSP,
+    COMMAND_DATA_SET_TYPE,
+    COMMAND_FIELD,
+    KNOWN_PDU_TYPES,
+    NO_DATA_SET,
+    P_DATA_TF,
+    PDU_HEADER,
+    PDV_HEADER,
+    build_response,
+    number_of,
+    parse_command,
+    uid_of,
+)
 from dicom_node.receive.reception import Reception
-from dicom_node.storage.inbox import Envelope
 
 #: Class, then the names of it that this file calls, overrides or sets.
 CONTRACT: tuple[tuple[type[Any], tuple[str, ...]], ...] = (
@@ -56,10 +74,7 @@ _DUL_ATTRIBUTES = ("event_queue", "to_provider_queue", "to_user_queue", "_recv_p
                    "artim_timer", "state_machine", "socket")  # fmt: skip
 _ASSOCIATION_ATTRIBUTES = ("dul", "acse", "dimse", "_dul_ready", "_accepted_cx", "_sent_abort", "_kill",
                            "is_aborted", "is_established", "is_released", "_is_paused")  # fmt: skip
-
 _FSM_NAMES = ("TRANSITION_TABLE", "AA_8")
-
-_BUFFER_BYTES = 1 << 20
 #: Bytes of a PDU that is not P-DATA, and of one command set: far above anything real.
 _MAX_CONTROL_BYTES = 1 << 20
 _MAX_COMMAND_BYTES = 1 << 16
@@ -75,28 +90,8 @@ _MAX_SLICES = 1024
 _LONGEST_UNWRITTEN_S = 1.0
 #: The longest wait without a look around, when nothing limits it.
 _LONGEST_WAIT_S = 5.0
-
-#: Linux only.
-_QUICK_ACKNOWLEDGEMENT: int | None = getattr(socket, "TCP_QUICKACK", None)
-
-_P_DATA_TF = 0x04
 #: PS3.8 table 9-10: requests and responses of the local user.
 _EVENTS_OF_OUR_SIDE = frozenset({"Evt1", "Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"})
-_KNOWN_PDU_TYPES = frozenset(range(0x01, 0x08))
-_PDU_HEADER = struct.Struct(">BxI")
-_PDV_HEADER = struct.Struct(">IBB")
-_COMMAND_ELEMENT = struct.Struct("<HHI")
-# PS3.7 E.1: elements of group 0000.
-_AFFECTED_SOP_CLASS_UID = 0x0002
-_COMMAND_FIELD = 0x0100
-_MESSAGE_ID = 0x0110
-_MESSAGE_ID_RESPONDED_TO = 0x0120
-_COMMAND_DATA_SET_TYPE = 0x0800
-_STATUS = 0x0900
-_AFFECTED_SOP_INSTANCE_UID = 0x1000
-_NO_DATA_SET = 0x0101
-_C_STORE_RQ, _C_STORE_RSP, _C_ECHO_RQ, _C_ECHO_RSP = 0x0001, 0x8001, 0x0030, 0x8030
-
 _log = get_logger(__name__)
 
 
@@ -115,98 +110,6 @@ def breaches() -> tuple[str, ...]:
     missing += [f"Association.{name}" for name in _ASSOCIATION_ATTRIBUTES if not hasattr(association, name)]
     missing += [f"DULServiceProvider.{name}" for name in _DUL_ATTRIBUTES if not hasattr(association.dul, name)]
     return tuple(missing)
-
-
-class _Closed(Exception):
-    """The peer closed the connection."""
-
-
-class _Invalid(Exception):
-    """The peer sent what the protocol does not allow."""
-
-
-class _Stalled(Exception):
-    """The peer stopped sending, or sends too slowly."""
-
-
-class _Interrupted(Exception):
-    """Our side aborts the association."""
-
-
-class _Inflow:
-    """The receive buffer of one association, and the one place that waits."""
-
-    __slots__ = ("_poll", "_wake", "buffer", "end", "is_pinned", "network_timeout_s", "position", "sock", "view")
-
-    def __init__(self, sock: socket.socket, wake: int, network_timeout_s: float) -> None:
-        self.sock = sock
-        self._wake = wake
-        self.network_timeout_s = network_timeout_s
-        # Pages of its own: those that are never filled are never made, and all go back to the system with the
-        # association, where the allocator would keep them.
-        self.buffer = mmap.mmap(-1, _BUFFER_BYTES)
-        self.view = memoryview(self.buffer)
-        #: The bytes between these two are received and not yet consumed.
-        self.position = 0
-        self.end = 0
-        #: While slices of consumed bytes are still to be written, nothing may be received over them.
-        self.is_pinned = False
-        self._poll = select.poll()
-        self._poll.register(sock, select.POLLIN)
-        self._poll.register(wake, select.POLLIN)
-
-    @property
-    def waiting_bytes(self) -> int:
-        return self.end - self.position
-
-    def receive(self) -> bool:
-        """Receive once what has come, without waiting; False when nothing has.
-
-        Raises
-        ------
-        _Closed
-        """
-        if self.position == self.end and not self.is_pinned:
-            self.position = self.end = 0
-        try:
-            count = self.sock.recv_into(self.view[self.end :])
-        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return False
-        except OSError:
-            raise _Closed from None
-        if count == 0:
-            raise _Closed
-        self.end += count
-        return True
-
-    def wait(self, timeout_s: float, *, in_message: bool) -> tuple[bool, bool]:
-        """Wait for bytes or for a wake-up; tell which of the two came."""
-        # Bytes that TLS has decrypted already do not make the socket readable.
-        if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
-            return True, False
-        has_bytes = is_woken = False
-        if in_message and _QUICK_ACKNOWLEDGEMENT is not None:
-            # A sender that leaves Nagle's algorithm on holds back its next segment until this one is
-            # acknowledged, which the kernel would put off for 40 ms. The option lasts for one segment.
-            with contextlib.suppress(OSError):
-                self.sock.setsockopt(socket.IPPROTO_TCP, _QUICK_ACKNOWLEDGEMENT, 1)
-        for descriptor, _ in self._poll.poll(max(0.0, timeout_s) * 1000):
-            if descriptor == self._wake:
-                is_woken = True
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._wake)
-            else:
-                has_bytes = True
-        return has_bytes, is_woken
-
-    def make_room(self) -> None:
-        """Move the unconsumed bytes to the front, so that more can follow."""
-        rest = self.waiting_bytes
-        if self.position:
-            self.buffer[:rest] = self.buffer[self.position : self.end]
-            self.position, self.end = 0, rest
-        if rest == len(self.buffer):
-            raise _Invalid
 
 
 class _Message:
@@ -242,7 +145,7 @@ class FastUpperLayer(DULServiceProvider):
         super().__init__(association)
         self._wake_lock = threading.Lock()
         self._wake = -1
-        self._inflow: _Inflow | None = None
+        self._inflow: Inflow | None = None
         self._message = _Message()
         self._slices: list[memoryview] = []
         self._written_at = 0.0
@@ -312,9 +215,9 @@ class FastUpperLayer(DULServiceProvider):
     def _start(self) -> None:
         sock = self._socket()
         if sock is None:
-            raise _Closed
+            raise Closed
         sock.setblocking(False)
-        self._inflow = _Inflow(sock, self._wake, float(self.network_timeout or 60.0))
+        self._inflow = Inflow(sock, self._wake, float(self.network_timeout or 60.0))
         self._idle_timer.start()
 
     def _step(self) -> None:
@@ -324,17 +227,17 @@ class FastUpperLayer(DULServiceProvider):
         if self.event_queue.empty() and not self._process_recv_primitive():
             try:
                 self._read()
-            except _Closed:
+            except Closed:
                 self._abandon()
                 self.event_queue.put("Evt17")
-            except _Invalid:
+            except Invalid:
                 self._abandon()
                 self._drop_input()
                 self.event_queue.put("Evt19")
-            except _Stalled:
+            except Stalled:
                 self._abandon()
                 self._abort("association_stalled")
-            except _Interrupted:
+            except Interrupted:
                 self._abandon()
         try:
             event = self.event_queue.get(block=False)
@@ -415,29 +318,29 @@ class FastUpperLayer(DULServiceProvider):
                 # PS3.8 table 9-10: only the end of the connection matters now.
                 self._drop_input()
             if self._finishing and self.state_machine.current_state == "Sta2":
-                raise _Closed
+                raise Closed
             if self._finishing and self._message.is_idle and self.state_machine.current_state == "Sta6":
                 self._finishing = False
                 self._abort("association_ended_by_shutdown")
                 return
-            if inflow.waiting_bytes >= _PDU_HEADER.size:
-                kind, length = _PDU_HEADER.unpack_from(inflow.buffer, inflow.position)
-                if kind == _P_DATA_TF and self.state_machine.current_state == "Sta6":
+            if inflow.waiting_bytes >= PDU_HEADER.size:
+                kind, length = PDU_HEADER.unpack_from(inflow.buffer, inflow.position)
+                if kind == P_DATA_TF and self.state_machine.current_state == "Sta6":
                     self._require_length(length)
-                    inflow.position += _PDU_HEADER.size
+                    inflow.position += PDU_HEADER.size
                     self._take_data(inflow, length)
                     if self.to_provider_queue.queue or not self.event_queue.empty():
                         return
                     continue
-                if kind not in _KNOWN_PDU_TYPES or length > _MAX_CONTROL_BYTES - _PDU_HEADER.size:
-                    raise _Invalid
-                if inflow.waiting_bytes >= _PDU_HEADER.size + length:
-                    self._take_control(inflow, _PDU_HEADER.size + length)
+                if kind not in KNOWN_PDU_TYPES or length > _MAX_CONTROL_BYTES - PDU_HEADER.size:
+                    raise Invalid
+                if inflow.waiting_bytes >= PDU_HEADER.size + length:
+                    self._take_control(inflow, PDU_HEADER.size + length)
                     return
             if not self._receive_or_wait(inflow):
                 return
 
-    def _receive_or_wait(self, inflow: _Inflow) -> bool:
+    def _receive_or_wait(self, inflow: Inflow) -> bool:
         """Get more bytes; False when the reactor should look around first."""
         self._make_room(inflow)
         if inflow.receive():
@@ -451,7 +354,7 @@ class FastUpperLayer(DULServiceProvider):
             self._idle_timer.restart()
             return not is_woken
         if not is_woken and self.state_machine.current_state == "Sta6" and self._idle_timer.expired:
-            raise _Stalled
+            raise Stalled
         return False
 
     def _patience_s(self) -> float:
@@ -459,13 +362,13 @@ class FastUpperLayer(DULServiceProvider):
         running = self.artim_timer if self.state_machine.current_state in {"Sta2", "Sta13"} else self._idle_timer
         return max(0.01, float(running.remaining) + 0.01)
 
-    def _take_control(self, inflow: _Inflow, size: int) -> None:
+    def _take_control(self, inflow: Inflow, size: int) -> None:
         content = bytes(inflow.view[inflow.position : inflow.position + size])
         inflow.position += size
         try:
             pdu, event = self._decode_pdu(bytearray(content))
         except Exception:  # noqa: BLE001 - whatever a decoder raises, the PDU is invalid
-            raise _Invalid from None
+            raise Invalid from None
         self._recv_pdu.put(pdu)
         self.event_queue.put(event)
 
@@ -474,42 +377,42 @@ class FastUpperLayer(DULServiceProvider):
             # Asked once: it is looked up in the list of negotiated items each time.
             self._longest_pdu_bytes = int(self.assoc.acceptor.maximum_length or 0)
         if self._longest_pdu_bytes and length > self._longest_pdu_bytes + _PDU_LENGTH_TOLERANCE:
-            raise _Invalid
+            raise Invalid
 
-    def _require_inflow(self) -> _Inflow:
+    def _require_inflow(self) -> Inflow:
         if self._inflow is None or self._socket() is None:
-            raise _Closed
+            raise Closed
         return self._inflow
 
     # ---- P-DATA-TF (PS3.8 9.3.5) ----
 
-    def _take_data(self, inflow: _Inflow, left: int) -> None:
+    def _take_data(self, inflow: Inflow, left: int) -> None:
         """Take the PDVs of one PDU, waiting inside it for what has not come yet."""
         while left > 0:
-            self._need(inflow, _PDV_HEADER.size)
-            length, context_id, control = _PDV_HEADER.unpack_from(inflow.buffer, inflow.position)
-            inflow.position += _PDV_HEADER.size
+            self._need(inflow, PDV_HEADER.size)
+            length, context_id, control = PDV_HEADER.unpack_from(inflow.buffer, inflow.position)
+            inflow.position += PDV_HEADER.size
             left -= 4 + length
             # The length counts the context id and the control header.
             if length < 2 or left < 0:
-                raise _Invalid
+                raise Invalid
             is_last = bool(control & 2)
             if control & 1:
                 self._take_command(inflow, length - 2, context_id, is_last=is_last)
             else:
                 self._take_fragment(inflow, length - 2, context_id, control, is_last=is_last)
 
-    def _need(self, inflow: _Inflow, count: int) -> None:
+    def _need(self, inflow: Inflow, count: int) -> None:
         while inflow.waiting_bytes < count:
             self._wait_inside(inflow)
 
-    def _make_room(self, inflow: _Inflow) -> None:
+    def _make_room(self, inflow: Inflow) -> None:
         if inflow.end == len(inflow.buffer) or len(self._slices) >= _MAX_SLICES:
             self._flush()
         if inflow.end == len(inflow.buffer):
             inflow.make_room()
 
-    def _wait_inside(self, inflow: _Inflow) -> None:
+    def _wait_inside(self, inflow: Inflow) -> None:
         """Receive more in the middle of a PDU."""
         self._make_room(inflow)
         deadline = time.monotonic() + inflow.network_timeout_s
@@ -517,11 +420,11 @@ class FastUpperLayer(DULServiceProvider):
             now = time.monotonic()
             self._require_rate(now)
             if now >= deadline:
-                raise _Stalled
+                raise Stalled
             _, is_woken = inflow.wait(min(_LONGEST_WAIT_S, deadline - now), in_message=True)
             # Answers of other services wait for the end of the PDU; an abort from our side does not.
             if is_woken and (self._kill_thread or self._wants_abort()):
-                raise _Interrupted
+                raise Interrupted
         self._idle_timer.restart()
 
     def _wants_abort(self) -> bool:
@@ -540,33 +443,33 @@ class FastUpperLayer(DULServiceProvider):
             return
         received = message.reception.received_bytes + sum(map(len, self._slices))
         if received < elapsed_s * _MIN_RATE_BYTES_PER_S:
-            raise _Stalled
+            raise Stalled
 
-    def _take_command(self, inflow: _Inflow, count: int, context_id: int, *, is_last: bool) -> None:
+    def _take_command(self, inflow: Inflow, count: int, context_id: int, *, is_last: bool) -> None:
         message = self._message
         if message.awaits_data_set or (message.raw and context_id != message.context_id):
-            raise _Invalid
+            raise Invalid
         if len(message.raw) + count > _MAX_COMMAND_BYTES:
-            raise _Invalid
+            raise Invalid
         self._need(inflow, count)
         message.context_id = context_id
         message.raw += inflow.view[inflow.position : inflow.position + count]
         inflow.position += count
         if is_last:
-            message.command = _parse_command(message.raw)
+            message.command = parse_command(message.raw)
             self._begin(message)
 
     def _begin(self, message: _Message) -> None:
         """Decide what a complete command asks for (PS3.7 9.3)."""
-        field = _number(message.command, _COMMAND_FIELD)
-        has_data_set = _number(message.command, _COMMAND_DATA_SET_TYPE) != _NO_DATA_SET
+        field = number_of(message.command, COMMAND_FIELD)
+        has_data_set = number_of(message.command, COMMAND_DATA_SET_TYPE) != NO_DATA_SET
         context = self.assoc._accepted_cx.get(message.context_id)  # noqa: SLF001 - see CONTRACT
         if context is None:
-            raise _Invalid
-        if field == _C_ECHO_RQ and not has_data_set:
-            self._answer(_C_ECHO_RSP, 0x0000)
+            raise Invalid
+        if field == C_ECHO_RQ and not has_data_set:
+            self._answer(C_ECHO_RSP, 0x0000)
             message.reset()
-        elif field == _C_STORE_RQ:
+        elif field == C_STORE_RQ:
             message.reception = self.assoc.receiver.begin(self._envelope(message.command, context))
             message.started_at = self._written_at = time.monotonic()
             if not has_data_set:
@@ -580,17 +483,17 @@ class FastUpperLayer(DULServiceProvider):
 
     def _envelope(self, command: dict[int, bytes], context: Any) -> Envelope:
         return Envelope(
-            sop_class_uid=_uid(command, _AFFECTED_SOP_CLASS_UID),
-            sop_instance_uid=_uid(command, _AFFECTED_SOP_INSTANCE_UID),
+            sop_class_uid=uid_of(command, AFFECTED_SOP_CLASS_UID),
+            sop_instance_uid=uid_of(command, AFFECTED_SOP_INSTANCE_UID),
             transfer_syntax_uid=str(context.transfer_syntax[0]),
             calling_ae_title=self.assoc.requestor.ae_title.strip(),
             peer_address=self.assoc.requestor.address,
         )
 
-    def _take_fragment(self, inflow: _Inflow, count: int, context_id: int, control: int, *, is_last: bool) -> None:
+    def _take_fragment(self, inflow: Inflow, count: int, context_id: int, control: int, *, is_last: bool) -> None:
         message = self._message
         if not message.awaits_data_set or context_id != message.context_id:
-            raise _Invalid
+            raise Invalid
         if message.foreign_bytes is not None:
             self._pass_fragment(inflow, count, control, is_last=is_last)
             return
@@ -606,11 +509,11 @@ class FastUpperLayer(DULServiceProvider):
         if is_last:
             self._finish()
 
-    def _pass_fragment(self, inflow: _Inflow, count: int, control: int, *, is_last: bool) -> None:
+    def _pass_fragment(self, inflow: Inflow, count: int, control: int, *, is_last: bool) -> None:
         message = self._message
         message.foreign_bytes = (message.foreign_bytes or 0) + count
         if message.foreign_bytes > _MAX_IDENTIFIER_BYTES:
-            raise _Invalid
+            raise Invalid
         content = bytearray()
         while count:
             if not inflow.waiting_bytes:
@@ -637,9 +540,9 @@ class FastUpperLayer(DULServiceProvider):
         """Answer the C-STORE whose last byte has come."""
         reception = self._message.reception
         if reception is None:
-            raise _Invalid
+            raise Invalid
         self._flush()
-        reception.finish(lambda status: self._answer(_C_STORE_RSP, status))
+        reception.finish(lambda status: self._answer(C_STORE_RSP, status))
         self._message.reset()
 
     def _hand_over(self, context_id: int, control: int, content: bytes) -> None:
@@ -651,12 +554,12 @@ class FastUpperLayer(DULServiceProvider):
             primitive.presentation_data_value_list = [fragment]
             self.assoc.dimse.receive_primitive(primitive)
         except Exception:  # noqa: BLE001 - whatever a decoder raises, the message is invalid
-            raise _Invalid from None
+            raise Invalid from None
         self.assoc.look()
 
     def _answer(self, field: int, status: int) -> None:
         message = self._message
-        response = _build_response(message.context_id, field, message.command, status)
+        response = build_response(message.context_id, field, message.command, status)
         self._send_all(response)
         self._idle_timer.restart()
 
@@ -670,10 +573,10 @@ class FastUpperLayer(DULServiceProvider):
             except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
                 # A peer that takes no answers fills our send buffer: it gets as long as one that sends nothing.
                 if time.monotonic() > deadline:
-                    raise _Stalled from None
+                    raise Stalled from None
                 select.select([], [sock], [], 0.5)
             except OSError:
-                raise _Closed from None
+                raise Closed from None
 
 
 class FastAssociation(Association):
@@ -736,48 +639,3 @@ class FastAssociation(Association):
         if message:
             self._serve_request(message, context_id or 0)
         return bool(message)
-
-
-def _parse_command(raw: bytearray) -> dict[int, bytes]:
-    """Read a command set: implicit VR little endian, group 0000 only (PS3.7 6.3.1)."""
-    found: dict[int, bytes] = {}
-    position = 0
-    while position + _COMMAND_ELEMENT.size <= len(raw):
-        group, element, length = _COMMAND_ELEMENT.unpack_from(raw, position)
-        position += _COMMAND_ELEMENT.size
-        if group != 0 or position + length > len(raw):
-            raise _Invalid
-        found[element] = bytes(raw[position : position + length])
-        position += length
-    if _COMMAND_FIELD not in found:
-        raise _Invalid
-    return found
-
-
-def _number(command: dict[int, bytes], element: int) -> int:
-    return int.from_bytes(command.get(element, b"")[:2], "little")
-
-
-def _uid(command: dict[int, bytes], element: int) -> str:
-    return command.get(element, b"").rstrip(b"\x00 ").decode("ascii", "replace")
-
-
-def _build_response(context_id: int, field: int, request: dict[int, bytes], status: int) -> bytes:
-    """Build the P-DATA-TF PDU of a C-STORE-RSP or C-ECHO-RSP (PS3.7 9.3.1.2, 9.3.5.2)."""
-    elements: list[tuple[int, bytes]] = [
-        (_AFFECTED_SOP_CLASS_UID, request.get(_AFFECTED_SOP_CLASS_UID, b"")),
-        (_COMMAND_FIELD, field.to_bytes(2, "little")),
-        (_MESSAGE_ID_RESPONDED_TO, request.get(_MESSAGE_ID, b"\x00\x00")[:2]),
-        (_COMMAND_DATA_SET_TYPE, _NO_DATA_SET.to_bytes(2, "little")),
-        (_STATUS, status.to_bytes(2, "little")),
-        (_AFFECTED_SOP_INSTANCE_UID, request.get(_AFFECTED_SOP_INSTANCE_UID, b"")),
-    ]
-    # PS3.5 9.1: at most 64 characters, padded to an even length; what is neither is not repeated.
-    body = b"".join(
-        _COMMAND_ELEMENT.pack(0, element, len(value)) + value
-        for element, value in elements
-        if 0 < len(value) <= 64 and len(value) % 2 == 0
-    )
-    command = _COMMAND_ELEMENT.pack(0, 0, 4) + len(body).to_bytes(4, "little") + body
-    fragment = _PDV_HEADER.pack(len(command) + 2, context_id, 0x03) + command
-    return _PDU_HEADER.pack(_P_DATA_TF, len(fragment)) + fragment

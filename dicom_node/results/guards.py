@@ -17,7 +17,8 @@ from casebook.settings import Hl7Destination
 from dicom_node.hl7.er7 import COMPONENT, Segment, parse, unescape
 from dicom_node.results.draft_text import WORDINGS, wording_of
 from dicom_node.results.oru import CODECS, DISCLAIMER_CODE, MESSAGE_TYPE
-from dicom_node.results.sr_document import ENHANCED_SR, OTHER_TITLE, SERIES_DESCRIPTION, SUMMARY, TITLES
+from dicom_node.results.report_codes import OTHER_TITLE, SUMMARY, TITLES
+from dicom_node.results.sr_document import ENHANCED_SR, SERIES_DESCRIPTION
 from dicom_node.results.timestamps import date_or_empty
 
 #: What an SR of ours says of itself, by keyword; anything else would be more than a draft.

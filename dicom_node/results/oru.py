@@ -23,7 +23,7 @@ from dicom_node.hl7.er7 import (
 from dicom_node.results.clean_text import clean_line, is_plain
 from dicom_node.results.derived_uids import message_control_id
 from dicom_node.results.draft_text import compose, wording_of
-from dicom_node.results.sr_document import OTHER_TITLE, TITLES, procedure_codes
+from dicom_node.results.report_codes import OTHER_TITLE, TITLES, procedure_codes
 from dicom_node.results.timestamps import date_or_empty, moment
 
 MESSAGE_TYPE = "ORU^R01^ORU_R01"

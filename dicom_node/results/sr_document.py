@@ -9,68 +9,30 @@ import datetime as dt
 import hashlib
 import io
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from pydicom import config
-from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, ExplicitVRLittleEndian
-from pydicom.valuerep import validate_value
 
-from casebook.errors import UnwritableText
 from casebook.reading import InstanceReference, Reading
 from casebook.settings import DeviceSettings
-from casebook.study import CodedConcept, StudyHeader
-from dicom_node.results.clean_text import clean_line, is_plain
+from casebook.study import StudyHeader
+from dicom_node.objects.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.results.clean_text import clean_line
 from dicom_node.results.derived_uids import series_instance_uid, sop_instance_uid
-from dicom_node.results.draft_text import DraftText, compose
+from dicom_node.results.draft_text import compose
+from dicom_node.results.report_codes import dcm, procedure_codes
+from dicom_node.results.sr_elements import MANUFACTURER, MODEL_NAME, code_item, is_writable, put
+from dicom_node.results.tid2000 import add_content
 from dicom_node.results.timestamps import date_or_empty, fixed_offset, moment
-from dicom_node.storage.inbox import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 ENHANCED_SR = "1.2.840.10008.5.1.4.1.1.88.22"
-MANUFACTURER = "Wetread"
-MODEL_NAME = "Wetread"
 SERIES_DESCRIPTION = "AI DRAFT report - NOT VERIFIED"
 #: Far behind the series of a modality, so that it stands last in a viewer.
 SERIES_NUMBER = 9901
-
-#: PS3.16 CID 7000: document title by modality; OTHER_TITLE for the rest.
-TITLES = {
-    **dict.fromkeys(("CR", "DX", "RF"), CodedConcept(value="18782-3", scheme="LN", meaning="X-Ray Report")),
-    "CT": CodedConcept(value="18747-6", scheme="LN", meaning="CT Report"),
-    "MR": CodedConcept(value="18755-9", scheme="LN", meaning="MRI Report"),
-    "US": CodedConcept(value="18760-9", scheme="LN", meaning="Ultrasound Report"),
-    "NM": CodedConcept(value="18757-5", scheme="LN", meaning="Nuclear Medicine Report"),
-    "PT": CodedConcept(value="18758-3", scheme="LN", meaning="PET Scan Report"),
-}
-OTHER_TITLE = CodedConcept(value="18748-4", scheme="LN", meaning="Diagnostic Imaging Report")
-
-#: PS3.16 CID 5000, with its exact meanings.
-_LANGUAGES = {
-    "en": CodedConcept(value="en", scheme="RFC5646", meaning="English"),
-    "zh-CN": CodedConcept(value="zh-CN", scheme="RFC5646", meaning="Chinese (S)"),
-}
-
 #: Stands for the SOP Instance UID while the bytes that it is derived from are made.
 _NO_UID = "0"
-
-_CONTAINS = "CONTAINS"
-_MODIFIER = "HAS CONCEPT MOD"
-_CONTEXT = "HAS OBS CONTEXT"
-
-
-def _dcm(value: str, meaning: str) -> CodedConcept:
-    return CodedConcept(value=value, scheme="DCM", meaning=meaning)
-
-
-SUMMARY = _dcm("121111", "Summary")
-FINDINGS = _dcm("121070", "Findings")
-_FINDING = _dcm("121071", "Finding")
-_IMPRESSIONS = _dcm("121072", "Impressions")
-_IMPRESSION = _dcm("121073", "Impression")
-_PROCEDURE_DESCRIPTIONS = _dcm("121064", "Current Procedure Descriptions")
-_PROCEDURE_DESCRIPTION = _dcm("121065", "Procedure Description")
 
 
 def build(
@@ -104,12 +66,12 @@ def build(
     """
     text = compose(reading, revision=revision, replaces_earlier=predecessor is not None)
     ds = Dataset()
-    _put(ds, "SpecificCharacterSet", "ISO_IR 192")
+    put(ds, "SpecificCharacterSet", "ISO_IR 192")
     _copy_header(ds, reading.study_instance_uid, reading.header)
     _add_series_and_equipment(ds, reading, device)
     _add_document(ds, reading, device, revision=revision, predecessor=predecessor)
-    _add_content(ds, reading, device, text)
-    _put(ds, "SOPClassUID", ENHANCED_SR)
+    add_content(ds, reading, device, text)
+    put(ds, "SOPClassUID", ENHANCED_SR)
     ds.file_meta = _file_meta()
     # The UID names these very bytes: it is derived from the object as it is with a UID that says nothing.
     _name(ds, _NO_UID)
@@ -125,7 +87,7 @@ def to_bytes(ds: Dataset) -> bytes:
 
 
 def _name(ds: Dataset, uid: str) -> None:
-    _put(ds, "SOPInstanceUID", uid)
+    put(ds, "SOPInstanceUID", uid)
     ds.file_meta.MediaStorageSOPInstanceUID = UID(uid)
 
 
@@ -142,14 +104,14 @@ def _copy_header(ds: Dataset, study_instance_uid: str, header: StudyHeader) -> N
     """Copy what places the SR in the patient's study (PS3.3 C.7.1.1, C.7.2.1), unchanged or not at all."""
     identity = header.identity
     # Whose it is: what cannot be copied exactly is not sent.
-    _put(ds, "StudyInstanceUID", study_instance_uid)
-    _put(ds, "PatientID", identity.patient_id)
-    _put(ds, "PatientName", header.patient_name)
+    put(ds, "StudyInstanceUID", study_instance_uid)
+    put(ds, "PatientID", identity.patient_id)
+    put(ds, "PatientName", header.patient_name)
     # A birth date that is no date identifies nobody: left empty, as type 2 allows.
-    _put(ds, "PatientBirthDate", date_or_empty(identity.patient_birth_date))
-    _put(ds, "AccessionNumber", identity.accession_number)
+    put(ds, "PatientBirthDate", date_or_empty(identity.patient_birth_date))
+    put(ds, "AccessionNumber", identity.accession_number)
     if identity.issuer_of_patient_id:
-        _put(ds, "IssuerOfPatientID", identity.issuer_of_patient_id)
+        put(ds, "IssuerOfPatientID", identity.issuer_of_patient_id)
     # What describes it: a received value that its VR forbids is left out (type 2: empty), never mended.
     for keyword, value in (
         ("PatientSex", header.patient_sex),
@@ -158,53 +120,39 @@ def _copy_header(ds: Dataset, study_instance_uid: str, header: StudyHeader) -> N
         ("StudyTime", header.study_time),
         ("ReferringPhysicianName", header.referring_physician_name),
     ):
-        _put(ds, keyword, value if _is_writable(keyword, value) else "")
+        put(ds, keyword, value if is_writable(keyword, value) else "")
     for keyword, value in (
         ("PatientAge", header.patient_age),
         ("StudyDescription", header.study_description),
         ("AdmissionID", header.admission_id),
     ):
-        if value and _is_writable(keyword, value):
-            _put(ds, keyword, value)
+        if value and is_writable(keyword, value):
+            put(ds, keyword, value)
     if fixed_offset(header.timezone_offset_from_utc):
-        _put(ds, "TimezoneOffsetFromUTC", header.timezone_offset_from_utc)
+        put(ds, "TimezoneOffsetFromUTC", header.timezone_offset_from_utc)
     if codes := procedure_codes(header):
-        ds.ProcedureCodeSequence = [_code(one) for one in codes]
-
-
-def procedure_codes(header: StudyHeader) -> tuple[CodedConcept, ...]:
-    """Return the received procedure codes that can be written as they are."""
-    return tuple(
-        one
-        for one in header.procedure_codes
-        if one.value
-        and one.scheme
-        and one.meaning
-        and _is_writable("CodeValue", one.value)
-        and _is_writable("CodingSchemeDesignator", one.scheme)
-        and _is_writable("CodeMeaning", one.meaning)
-    )
+        ds.ProcedureCodeSequence = [code_item(one) for one in codes]
 
 
 def _add_series_and_equipment(ds: Dataset, reading: Reading, device: DeviceSettings) -> None:
-    _put(ds, "Modality", "SR")
+    put(ds, "Modality", "SR")
     # Every revision lies in the same series, and what a series states has to be equal in all of its instances:
     # hence no SeriesDate and no SeriesTime.
-    _put(ds, "SeriesInstanceUID", series_instance_uid(reading.study_instance_uid, "sr"))
-    _put(ds, "SeriesNumber", SERIES_NUMBER)
-    _put(ds, "SeriesDescription", SERIES_DESCRIPTION)
+    put(ds, "SeriesInstanceUID", series_instance_uid(reading.study_instance_uid, "sr"))
+    put(ds, "SeriesNumber", SERIES_NUMBER)
+    put(ds, "SeriesDescription", SERIES_DESCRIPTION)
     ds.ReferencedPerformedProcedureStepSequence = []
     _put_equipment(ds, reading, device)
-    _put(ds, "StationName", device.station_name)
-    _put(ds, "InstitutionName", clean_line(device.institution_name))
-    _put(ds, "DeviceUID", device.device_uid)
+    put(ds, "StationName", device.station_name)
+    put(ds, "InstitutionName", clean_line(device.institution_name))
+    put(ds, "DeviceUID", device.device_uid)
 
 
 def _put_equipment(ds: Dataset, reading: Reading, device: DeviceSettings) -> None:
-    _put(ds, "Manufacturer", MANUFACTURER)
-    _put(ds, "ManufacturerModelName", MODEL_NAME)
-    _put(ds, "DeviceSerialNumber", clean_line(device.device_serial_number))
-    _put(ds, "SoftwareVersions", clean_line(reading.provenance.software_version))
+    put(ds, "Manufacturer", MANUFACTURER)
+    put(ds, "ManufacturerModelName", MODEL_NAME)
+    put(ds, "DeviceSerialNumber", clean_line(device.device_serial_number))
+    put(ds, "SoftwareVersions", clean_line(reading.provenance.software_version))
 
 
 def _add_document(
@@ -212,18 +160,18 @@ def _add_document(
 ) -> None:
     """Say what kind of document this is: made by a machine, partial, preliminary, unverified (PS3.3 C.17.2)."""
     stated = _stated_at(reading, device)
-    _put(ds, "InstanceNumber", revision)
+    put(ds, "InstanceNumber", revision)
     for kind in ("Content", "InstanceCreation"):
-        _put(ds, f"{kind}Date", stated.strftime("%Y%m%d"))
-        _put(ds, f"{kind}Time", stated.strftime("%H%M%S"))
-    _put(ds, "ContentQualification", reading.provenance.content_qualification)
-    _put(ds, "PreliminaryFlag", "PRELIMINARY")
-    _put(ds, "CompletionFlag", "PARTIAL")
-    _put(ds, "CompletionFlagDescription", "AI-generated draft, not reviewed by a physician")
-    _put(ds, "VerificationFlag", "UNVERIFIED")
+        put(ds, f"{kind}Date", stated.strftime("%Y%m%d"))
+        put(ds, f"{kind}Time", stated.strftime("%H%M%S"))
+    put(ds, "ContentQualification", reading.provenance.content_qualification)
+    put(ds, "PreliminaryFlag", "PRELIMINARY")
+    put(ds, "CompletionFlag", "PARTIAL")
+    put(ds, "CompletionFlagDescription", "AI-generated draft, not reviewed by a physician")
+    put(ds, "VerificationFlag", "UNVERIFIED")
     ds.AuthorObserverSequence = [_author(device)]
     ds.ContributingEquipmentSequence = [_contribution(reading, device, stated)]
-    ds.PerformedProcedureCodeSequence = [_code(one) for one in procedure_codes(reading.header)]
+    ds.PerformedProcedureCodeSequence = [code_item(one) for one in procedure_codes(reading.header)]
     if reading.images:
         ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(reading.study_instance_uid, reading.images)]
     if predecessor is not None:
@@ -247,23 +195,23 @@ def _stated_at(reading: Reading, device: DeviceSettings) -> dt.datetime:
 
 def _author(device: DeviceSettings) -> Dataset:
     author = Dataset()
-    _put(author, "ObserverType", "DEV")
-    _put(author, "InstitutionName", clean_line(device.institution_name))
+    put(author, "ObserverType", "DEV")
+    put(author, "InstitutionName", clean_line(device.institution_name))
     author.InstitutionCodeSequence = []
-    _put(author, "StationName", device.station_name)
-    _put(author, "DeviceUID", device.device_uid)
-    _put(author, "Manufacturer", MANUFACTURER)
-    _put(author, "ManufacturerModelName", MODEL_NAME)
+    put(author, "StationName", device.station_name)
+    put(author, "DeviceUID", device.device_uid)
+    put(author, "Manufacturer", MANUFACTURER)
+    put(author, "ManufacturerModelName", MODEL_NAME)
     return author
 
 
 def _contribution(reading: Reading, device: DeviceSettings, stated: dt.datetime) -> Dataset:
     made_by = reading.provenance
     item = Dataset()
-    item.PurposeOfReferenceCodeSequence = [_code(_dcm("109102", "Processing Equipment"))]
+    item.PurposeOfReferenceCodeSequence = [code_item(dcm("109102", "Processing Equipment"))]
     _put_equipment(item, reading, device)
-    _put(item, "ContributionDateTime", stated.strftime("%Y%m%d%H%M%S%z"))
-    _put(
+    put(item, "ContributionDateTime", stated.strftime("%Y%m%d%H%M%S%z"))
+    put(
         item,
         "ContributionDescription",
         clean_line(f"AI-generated draft report; model {made_by.model_name} {made_by.model_version}"),
@@ -273,9 +221,9 @@ def _contribution(reading: Reading, device: DeviceSettings, stated: dt.datetime)
 
 def _coding_scheme(designator: str, uid: str, name: str) -> Dataset:
     item = Dataset()
-    _put(item, "CodingSchemeDesignator", designator)
-    _put(item, "CodingSchemeUID", uid)
-    _put(item, "CodingSchemeName", name)
+    put(item, "CodingSchemeDesignator", designator)
+    put(item, "CodingSchemeUID", uid)
+    put(item, "CodingSchemeName", name)
     return item
 
 
@@ -283,11 +231,11 @@ def _evidence(study_instance_uid: str, references: Iterable[InstanceReference]) 
     """List instances by series (PS3.3 table C.17-3a, hierarchical SOP instance reference)."""
     by_series = sorted({(one.series_instance_uid, one.sop_instance_uid, one.sop_class_uid) for one in references})
     study = Dataset()
-    _put(study, "StudyInstanceUID", study_instance_uid)
+    put(study, "StudyInstanceUID", study_instance_uid)
     study.ReferencedSeriesSequence = []
     for series_uid, instances in itertools.groupby(by_series, key=lambda one: one[0]):
         series = Dataset()
-        _put(series, "SeriesInstanceUID", series_uid)
+        put(series, "SeriesInstanceUID", series_uid)
         series.ReferencedSOPSequence = [_reference(sop_class, instance) for _, instance, sop_class in instances]
         study.ReferencedSeriesSequence.append(series)
     return study
@@ -295,101 +243,6 @@ def _evidence(study_instance_uid: str, references: Iterable[InstanceReference]) 
 
 def _reference(sop_class_uid: str, instance_uid: str) -> Dataset:
     item = Dataset()
-    _put(item, "ReferencedSOPClassUID", sop_class_uid)
-    _put(item, "ReferencedSOPInstanceUID", instance_uid)
+    put(item, "ReferencedSOPClassUID", sop_class_uid)
+    put(item, "ReferencedSOPInstanceUID", instance_uid)
     return item
-
-
-def _add_content(ds: Dataset, reading: Reading, device: DeviceSettings, text: DraftText) -> None:
-    """Add the tree (TID 2000, TID 2002): all shown content is a direct child of a heading, as old viewers need."""
-    template = Dataset()
-    _put(template, "MappingResource", "DCMR")
-    _put(template, "MappingResourceUID", "1.2.840.10008.8.1.1")
-    _put(template, "TemplateIdentifier", "2000")
-    _put(ds, "ValueType", "CONTAINER")
-    ds.ConceptNameCodeSequence = [_code(TITLES.get(reading.modality, OTHER_TITLE))]
-    _put(ds, "ContinuityOfContent", "SEPARATE")
-    ds.ContentTemplateSequence = [template]
-    sections = (
-        _section(SUMMARY, SUMMARY, [text.disclaimer]),
-        _section(FINDINGS, _FINDING, text.findings),
-        _section(_IMPRESSIONS, _IMPRESSION, text.impression),
-        # A second "Findings": the text layout stays inside the template, which has no heading for checks.
-        _section(FINDINGS, _FINDING, text.checks),
-        _section(_PROCEDURE_DESCRIPTIONS, _PROCEDURE_DESCRIPTION, text.basis),
-    )
-    ds.ContentSequence = [*_context(reading, device), *(one for one in sections if one is not None)]
-
-
-def _context(reading: Reading, device: DeviceSettings) -> list[Dataset]:
-    """State language, procedure and observer (TID 1204, 1210, 1002, 1004)."""
-    language = _item(_MODIFIER, "CODE", _dcm("121049", "Language of Content Item and Descendants"))
-    language.ConceptCodeSequence = [_code(_LANGUAGES[reading.language])]
-    items = [language]
-    for one in procedure_codes(reading.header):
-        procedure = _item(_MODIFIER, "CODE", _dcm("121058", "Procedure reported"))
-        procedure.ConceptCodeSequence = [_code(one)]
-        items.append(procedure)
-    observer_type = _item(_CONTEXT, "CODE", _dcm("121005", "Observer Type"))
-    observer_type.ConceptCodeSequence = [_code(_dcm("121007", "Device"))]
-    observer_uid = _item(_CONTEXT, "UIDREF", _dcm("121012", "Device Observer UID"))
-    _put(observer_uid, "UID", device.device_uid)
-    return [
-        *items,
-        observer_type,
-        observer_uid,
-        _text(_CONTEXT, _dcm("121013", "Device Observer Name"), device.station_name),
-        _text(_CONTEXT, _dcm("121014", "Device Observer Manufacturer"), MANUFACTURER),
-        _text(_CONTEXT, _dcm("121015", "Device Observer Model Name"), MODEL_NAME),
-        _text(_CONTEXT, _dcm("121016", "Device Observer Serial Number"), clean_line(device.device_serial_number)),
-    ]
-
-
-def _section(heading: CodedConcept, name: CodedConcept, texts: Sequence[str]) -> Dataset | None:
-    if not texts:
-        return None
-    section = _item(_CONTAINS, "CONTAINER", heading)
-    _put(section, "ContinuityOfContent", "SEPARATE")
-    section.ContentSequence = [_text(_CONTAINS, name, one) for one in texts]
-    return section
-
-
-def _text(relationship: str, name: CodedConcept, value: str) -> Dataset:
-    item = _item(relationship, "TEXT", name)
-    # PS3.5 6.2, UT: a new line is CR LF.
-    item.TextValue = value.replace("\n", "\r\n")
-    return item
-
-
-def _item(relationship: str, value_type: str, name: CodedConcept) -> Dataset:
-    item = Dataset()
-    _put(item, "RelationshipType", relationship)
-    _put(item, "ValueType", value_type)
-    item.ConceptNameCodeSequence = [_code(name)]
-    return item
-
-
-def _code(concept: CodedConcept) -> Dataset:
-    item = Dataset()
-    _put(item, "CodeValue", concept.value)
-    _put(item, "CodingSchemeDesignator", concept.scheme)
-    _put(item, "CodeMeaning", concept.meaning)
-    return item
-
-
-def _put(ds: Dataset, keyword: str, value: str | int) -> None:
-    """Set an element that its VR allows; a text that it does not allow is refused, never replaced or cut."""
-    if isinstance(value, str) and not _is_writable(keyword, value):
-        raise UnwritableText(f"{keyword} holds a value that DICOM does not allow for it, so it cannot be copied")
-    setattr(ds, keyword, value)
-
-
-def _is_writable(keyword: str, value: str) -> bool:
-    # A backslash would split the value in two, equal signs beyond two would make a fourth name group.
-    if not is_plain(value) or "\\" in value:
-        return False
-    try:
-        validate_value(dictionary_VR(keyword), value, config.RAISE)
-    except ValueError:
-        return False
-    return True

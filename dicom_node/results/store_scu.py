@@ -14,7 +14,7 @@ from casebook.errors import PeerUnavailable, RejectedByPeer, UnsafeOutput
 from casebook.logs import get_logger
 from casebook.settings import DicomDestination
 from dicom_node.association_scu import keep_answers
-from dicom_node.storage.inbox import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.objects.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 _log = get_logger(__name__)
 

@@ -15,54 +15,23 @@ import os
 import re
 import secrets
 import shutil
-import struct
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 from casebook.errors import InvalidObject, UnsafeStorage
 from casebook.logs import get_logger
+from dicom_node.objects.file_meta import Envelope, build_file_meta, require_uid
 from dicom_node.storage.block_file import BlockFile, Blocks
 from dicom_node.storage.file_system import ONE_FLUSH_IS_ENOUGH, FileSystem, kind_of_file_system, of_os_error, write_all
 from dicom_node.storage.journal import Journal
 
-#: Identifies this implementation (PS3.7 D.3.3.2).
-IMPLEMENTATION_CLASS_UID = "2.25.156402173689225470915437264078413391467"
-IMPLEMENTATION_VERSION_NAME = "WETREAD_0_1"
-
 #: The processes of a listener that was killed hold the inbox until they have noticed.
 _LONGEST_FAREWELL_S = 2.0
 _TEMPORARY = ".tmp"
-#: PS3.5 9.1 allows digits and dots, 64 at most. Leading zeros and empty components occur and harm nobody.
-_UID = re.compile(r"[0-9.]{1,64}")
 _NAME = re.compile(r"(?P<uid>[0-9.]{1,64})_(?P<unique>[0-9a-f]+)_(?P<size>[0-9a-f]+)\.dcm")
 _log = get_logger(__name__)
-
-
-def require_uid(value: str) -> str:
-    """Return a UID that may be used in names and results.
-
-    Raises
-    ------
-    InvalidObject
-        When it is empty, too long, or has other characters than digits and dots (PS3.5 9.1).
-    """
-    if not _UID.fullmatch(value) or not value.strip("."):
-        raise InvalidObject("a UID is missing or malformed")
-    return value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Envelope:
-    """What the association says about an object, before its first byte."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    calling_ae_title: str
-    peer_address: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -400,52 +369,3 @@ class Arrival:
         if self._file is None:
             raise InvalidObject("the object has no data set")
         return self._file
-
-
-def build_file_meta(envelope: Envelope) -> bytes:
-    """Build preamble and file meta information (PS3.10 7.1), the sender's AE title and address included."""
-    elements = b"".join(
-        (
-            _meta_before(envelope.sop_class_uid),
-            _short_element(0x0003, b"UI", envelope.sop_instance_uid, b"\x00"),
-            _meta_after(envelope.transfer_syntax_uid, envelope.calling_ae_title, envelope.peer_address),
-        )
-    )
-    group_length = struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements))
-    return bytes(128) + b"DICM" + group_length + elements
-
-
-# What objects of an association have in common is built once; this is done while their sender waits.
-@lru_cache(maxsize=64)
-def _meta_before(sop_class_uid: str) -> bytes:
-    version = struct.pack("<HH2sHI", 2, 0x0001, b"OB", 0, 2) + b"\x00\x01"
-    return version + _short_element(0x0002, b"UI", sop_class_uid, b"\x00")
-
-
-@lru_cache(maxsize=64)
-def _meta_after(transfer_syntax_uid: str, calling_ae_title: str, peer_address: str) -> bytes:
-    return b"".join(
-        (
-            _short_element(0x0010, b"UI", transfer_syntax_uid, b"\x00"),
-            _short_element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID, b"\x00"),
-            _short_element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME, b" "),
-            _short_element(0x0016, b"AE", calling_ae_title, b" "),
-            _presentation_address(peer_address),
-        )
-    )
-
-
-def _short_element(element: int, vr: bytes, text: str, padding: bytes) -> bytes:
-    value = text.encode("ascii", "replace")
-    value += padding * (len(value) % 2)
-    return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
-
-
-def _presentation_address(peer_address: str) -> bytes:
-    # (0002,0026) Source Presentation Address, VR UR: a URI, with a 32-bit length.
-    if not peer_address:
-        return b""
-    value = f"tcp://[{peer_address}]" if ":" in peer_address else f"tcp://{peer_address}"
-    encoded = value.encode("ascii", "replace")
-    encoded += b" " * (len(encoded) % 2)
-    return struct.pack("<HH2sHI", 2, 0x0026, b"UR", 0, len(encoded)) + encoded

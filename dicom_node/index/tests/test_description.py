@@ -16,8 +16,10 @@ from pydicom.sequence import Sequence
 from casebook.errors import InvalidObject
 from casebook.study import CodedConcept, ReceivedInstance
 from dicom_node.index import description
-from dicom_node.index.description import MATCHING_KEYWORDS, describe, identify
-from dicom_node.storage.inbox import Envelope, Inbox, Landed
+from dicom_node.index.description import MATCHING_KEYWORDS, describe
+from dicom_node.objects.file_meta import Envelope
+from dicom_node.objects.identification import identify
+from dicom_node.storage.inbox import Inbox, Landed
 from dicom_node.tests.wire import CT, EXPLICIT
 
 IMPLICIT = "1.2.840.10008.1.2"

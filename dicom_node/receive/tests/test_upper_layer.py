@@ -19,7 +19,8 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.presentation import build_context
 
 from dicom_node.receive import admission, associations, reception, upper_layer
-from dicom_node.receive.upper_layer import _Inflow, breaches
+from dicom_node.receive.inflow import Inflow
+from dicom_node.receive.upper_layer import breaches
 from dicom_node.tests.receiving import Receiving, receiving, until
 from dicom_node.tests.wire import CT, VERIFICATION, Wire, associate_rq, command, data_set, pdu, store_rq
 
@@ -235,7 +236,7 @@ def test_bytes_that_tls_has_decrypted_already_are_not_waited_for(tmp_path: Path)
     server = secured[0]
     server.setblocking(False)
     wake = os.eventfd(0, os.EFD_NONBLOCK)
-    inflow = _Inflow(server, wake, 5.0)
+    inflow = Inflow(server, wake, 5.0)
     peer.sendall(b"x" * 10_000)
     until(lambda: inflow.wait(1.0, in_message=False)[0])
     # Make the buffer nearly full, so that one call takes only a part of what TLS holds.

@@ -10,9 +10,9 @@ import pytest
 from pydicom import dcmread
 
 from casebook.errors import InvalidObject, StorageFull, UnsafeStorage
-from dicom_node.index.description import read_file_meta
+from dicom_node.objects.file_meta import Envelope, build_file_meta, read_file_meta
 from dicom_node.storage.block_file import BLOCK_BYTES, SMALL_FILE_BYTES
-from dicom_node.storage.inbox import Envelope, GuestInbox, Inbox, build_file_meta
+from dicom_node.storage.inbox import GuestInbox, Inbox
 from dicom_node.tests.receiving import FailingDisk, data_set_bytes
 from dicom_node.tests.wire import CT, EXPLICIT, data_set
 
