@@ -76,10 +76,10 @@ def _keeper(opened: Inbox, kind: Kind) -> Callable[[int, bytes], object]:
             transfer_syntax_uid=EXPLICIT_LITTLE_ENDIAN,
             calling_ae_title="CT01",
         )
-        arrival = opened.arrival(envelope)
-        arrival.write([content])
-        arrival.commit()
-        arrival.complete()
+        incoming = opened.incoming(envelope)
+        incoming.write([content])
+        incoming.commit()
+        incoming.complete()
 
     return keep
 

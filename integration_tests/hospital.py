@@ -20,7 +20,7 @@ from casebook import presence, store, tables
 from casebook.case import JobState
 from casebook.study import StudyState
 from casebook.wiring import Wiring, wire
-from dicom_node.trial.standin import Arrival, StandInPacs, StandInRis
+from dicom_node.trial.standin import ReceivedResult, StandInPacs, StandInRis
 from dicom_node.trial.store_files import store_files
 from integration_tests import foreign
 from integration_tests.settings import REPOSITORY, environment
@@ -181,7 +181,7 @@ class Hospital:
         return self.supervisor.wait(40)
 
 
-def arrived_twice(arrivals: Sequence[Arrival]) -> int:
+def arrived_twice(arrivals: Sequence[ReceivedResult]) -> int:
     """Count the arrivals beyond the first of each object."""
     return len(arrivals) - len({one.object_uid for one in arrivals})
 

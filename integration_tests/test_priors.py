@@ -28,7 +28,7 @@ from casebook.wiring import Wiring
 from dicom_node.archive import query_retrieve as archive
 from dicom_node.archive.count import count
 from dicom_node.index.description import describe
-from dicom_node.storage.inbox import Landed
+from dicom_node.storage.inbox import StoredInstance
 from integration_tests import foreign
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
@@ -142,9 +142,9 @@ def wired(pacs: foreign.Orthanc, engine: Engine, folder: Path, max_studies: int)
     )
     wiring = a_wiring(engine, settings=settings, pipelines=[a_pipeline()])
     path = film(folder, 1)
-    landed = Landed(path=path.name, size_bytes=path.stat().st_size, received_at=MORNING)
+    stored = StoredInstance(path=path.name, size_bytes=path.stat().st_size, received_at=MORNING)
     with wiring.write() as connection:
-        described = describe(folder, landed, lambda _title, _modality: 1.0)
+        described = describe(folder, stored, lambda _title, _modality: 1.0)
         store.record_instances(connection, [replace(described, calling_ae_title="CT01")], MORNING)
         settle_quiet(
             connection,

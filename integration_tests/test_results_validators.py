@@ -27,7 +27,7 @@ from dicom_node.results.prepare import prepare
 from dicom_node.results.send import send
 from dicom_node.results.sr_document import ENHANCED_SR, build, to_bytes
 from dicom_node.results.tests import drafts
-from dicom_node.storage.inbox import Landed
+from dicom_node.storage.inbox import StoredInstance
 from integration_tests import foreign
 from integration_tests.validators import Finding, dcentvfy, dciodvfy, dsrdump, errors, pixelmed
 
@@ -140,8 +140,8 @@ def _described(path: Path, copied: Path) -> ReceivedInstance | None:
     copied.write_bytes(content)
     try:
         envelope, _ = read_file_meta(content)
-        landed = Landed(path=copied.name, size_bytes=len(content), received_at=0.0, envelope=envelope)
-        return describe(copied.parent, landed, lambda _ae_title, _modality: 30.0)
+        stored = StoredInstance(path=copied.name, size_bytes=len(content), received_at=0.0, envelope=envelope)
+        return describe(copied.parent, stored, lambda _ae_title, _modality: 30.0)
     except InvalidObject:
         return None
 

@@ -124,10 +124,10 @@ def test_a_foreign_client_stores_a_series_and_every_byte_of_it(stow: Endpoint, t
     answer = stow.client().store_instances([dcmread(path) for path in paths], study_instance_uid=STUDY)
 
     assert len(answer.ReferencedSOPSequence) == 5
-    landed = finished(stow.folder)
+    stored = finished(stow.folder)
     for path in paths:
         uid = str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)
-        assert data_set_of(landed[uid][0]) == data_set_of(path)
+        assert data_set_of(stored[uid][0]) == data_set_of(path)
 
 
 def test_stored_instances_are_indexed_like_any_other(stow: Endpoint, tmp_path: Path) -> None:
@@ -285,8 +285,8 @@ def test_an_object_of_any_size_takes_constant_memory(stow: Endpoint, tmp_path: P
         assert b" 200 " in raw.recv(65536)
 
     assert peak - before < 48 * 1024 * 1024
-    (landed,) = finished(stow.folder)[f"{STUDY}.9.9"]
-    assert landed.stat().st_size > pixels_bytes
+    (stored,) = finished(stow.folder)[f"{STUDY}.9.9"]
+    assert stored.stat().st_size > pixels_bytes
 
 
 def test_a_port_that_is_not_loopback_needs_tls() -> None:

@@ -103,8 +103,8 @@ def test_a_known_client_stores_over_tls_and_every_byte_arrives(
     done = storescu(path, mutual.port, authority, authority.client)
 
     assert done.returncode == 0, done.stderr
-    (landed,) = [one for group in finished(mutual.data_directory).values() for one in group]
-    assert data_set_of(landed) == data_set_of(path)
+    (stored,) = [one for group in finished(mutual.data_directory).values() for one in group]
+    assert data_set_of(stored) == data_set_of(path)
 
 
 @pytest.mark.parametrize("who", ["nobody", "stranger", "plain"])

@@ -15,7 +15,7 @@ from casebook.outcomes import Counted, Held
 from casebook.settings import ArchiveSettings, PullMethod, Settings
 from casebook.study import ReceivedInstance
 from dicom_node.archive import query_retrieve as pacs
-from dicom_node.archive.landing import open_landing
+from dicom_node.archive.fetched_instances import open_fetched_instances
 from dicom_node.archive.priors import fetch_priors
 from dicom_node.archive.query_retrieve import Listed
 from dicom_node.objects.sop_classes import is_picture
@@ -105,13 +105,13 @@ def _get(
     case: Case, missing: Sequence[Listed], archive: ArchiveSettings, settings: Settings
 ) -> tuple[ReceivedInstance, ...]:
     study = case.study.study_instance_uid
-    with open_landing(settings, study) as landing:
+    with open_fetched_instances(settings, study) as fetched:
         try:
-            pacs.get(archive, study, [_with_class(one, case) for one in missing], landing.take)
+            pacs.get(archive, study, [_with_class(one, case) for one in missing], fetched.take)
         except PeerUnavailable:
             # What came before that is durable and counts.
-            _log.warning("archive_stopped_sending", count=len(landing.received))
-        return tuple(landing.received)
+            _log.warning("archive_stopped_sending", count=len(fetched.received))
+        return tuple(fetched.received)
 
 
 def _with_class(one: Listed, case: Case) -> Listed:

@@ -28,7 +28,7 @@ from dicom_node.objects.identification import UID_KEYWORDS, forgiving_values
 from dicom_node.objects.rejection_notes import read_rejection
 from dicom_node.objects.sop_classes import KEY_OBJECT_SELECTION
 from dicom_node.objects.text import clean_value, codecs_of, decode_ascii, decode_person_name, decode_text
-from dicom_node.storage.inbox import Landed
+from dicom_node.storage.inbox import StoredInstance
 
 #: What pipelines match on, beside Modality.
 MATCHING_KEYWORDS = (
@@ -64,7 +64,9 @@ _LAST_TAG = max(_KEYWORD_OF_TAG)
 _log = get_logger(__name__)
 
 
-def describe(data_directory: Path, landed: Landed, quiet_period_of: Callable[[str, str], float]) -> ReceivedInstance:
+def describe(
+    data_directory: Path, stored: StoredInstance, quiet_period_of: Callable[[str, str], float]
+) -> ReceivedInstance:
     """Describe a durable object for the index: its header and its sender.
 
     Raises
@@ -72,7 +74,7 @@ def describe(data_directory: Path, landed: Landed, quiet_period_of: Callable[[st
     InvalidObject
         When it cannot be read as a data set with its UIDs.
     """
-    source = _source(data_directory, landed)
+    source = _source(data_directory, stored)
     envelope = source.envelope
     own, common = _header_values(source)
     if own["SOPInstanceUID"] != envelope.sop_instance_uid:
@@ -87,11 +89,11 @@ def describe(data_directory: Path, landed: Landed, quiet_period_of: Callable[[st
         modality=common.modality,
         attributes={**common.attributes, **_matching(own)},
         header=common.header,
-        path=landed.path,
-        size_bytes=landed.size_bytes,
+        path=stored.path,
+        size_bytes=stored.size_bytes,
         calling_ae_title=envelope.calling_ae_title,
         peer_address=envelope.peer_address,
-        received_at=landed.received_at,
+        received_at=stored.received_at,
         quiet_period_s=quiet_period_of(envelope.calling_ae_title, common.modality),
         rejects=rejects,
         rejection_reason=rejection_reason,
@@ -133,19 +135,19 @@ class _Source:
         return _read(self.data_directory / self.path, self.offset, count)
 
 
-def _source(data_directory: Path, landed: Landed) -> _Source:
-    if landed.head and landed.envelope is not None:
-        envelope, offset, head = landed.envelope, landed.data_set_offset, landed.head
+def _source(data_directory: Path, stored: StoredInstance) -> _Source:
+    if stored.head and stored.envelope is not None:
+        envelope, offset, head = stored.envelope, stored.data_set_offset, stored.head
     else:
-        start = _read(data_directory / landed.path, 0, LONGEST_FILE_META_BYTES + _USUAL_HEADER_BYTES)
+        start = _read(data_directory / stored.path, 0, LONGEST_FILE_META_BYTES + _USUAL_HEADER_BYTES)
         written, offset = read_file_meta(start)
-        envelope, head = landed.envelope or written, start[offset:]
+        envelope, head = stored.envelope or written, start[offset:]
     return _Source(
         data_directory=data_directory,
-        path=landed.path,
+        path=stored.path,
         envelope=envelope,
         offset=offset,
-        size_bytes=landed.size_bytes - offset,
+        size_bytes=stored.size_bytes - offset,
         head=head,
     )
 

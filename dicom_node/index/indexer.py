@@ -18,8 +18,8 @@ from casebook.database import read, write
 from casebook.errors import StoreUnavailable
 from casebook.logs import get_logger
 from casebook.settings import Settings
-from dicom_node.index.recorder import Records
-from dicom_node.storage.inbox import Inbox, Landed
+from dicom_node.index.recorder import AnyRecorder
+from dicom_node.storage.inbox import Inbox, StoredInstance
 
 #: An object's row is committed at most about this long after its acknowledgement, while the database is quick.
 BATCH_INTERVAL_S = 0.05
@@ -34,7 +34,7 @@ _log = get_logger(__name__)
 class _Entry:
     """A durable object in line for its row."""
 
-    landed: Landed
+    stored: StoredInstance
     #: On the monotonic clock.
     since: float
     #: Set once it has its row, or was set aside; None where nobody waits for that.
@@ -46,10 +46,10 @@ class _Entry:
 
 
 class Indexer:
-    """Turns landed objects into rows; one thread."""
+    """Turns stored instances into rows; one thread."""
 
     def __init__(
-        self, inbox: Inbox, records: Records, settings: Settings, clock: Callable[[], float] = time.time
+        self, inbox: Inbox, records: AnyRecorder, settings: Settings, clock: Callable[[], float] = time.time
     ) -> None:
         self._inbox = inbox
         self._records = records
@@ -91,7 +91,7 @@ class Indexer:
         """Whether a sender is answered only when its object has its row."""
         return self._row_before_ack
 
-    def submit(self, landed: Landed) -> None:
+    def submit(self, stored: StoredInstance) -> None:
         """Take over a durable object; called by every association's thread.
 
         Raises
@@ -100,7 +100,7 @@ class Indexer:
             With `row_before_ack`, when the row does not come in time; the object stays in line for it.
         """
         is_done = threading.Event() if self._row_before_ack else None
-        self._take(landed, is_done)
+        self._take(stored, is_done)
         if is_done is not None and not is_done.wait(MAX_LAG_S):
             raise StoreUnavailable
 
@@ -121,8 +121,8 @@ class Indexer:
         with read(engine) as connection:
             known = store.known_paths(connection)
         count = 0
-        for landed in self._inbox.scan(known):
-            self._take(landed)
+        for stored in self._inbox.scan(known):
+            self._take(stored)
             count += 1
         if count:
             _log.info("inbox_scanned", count=count)
@@ -153,20 +153,20 @@ class Indexer:
         if not self._batch:
             return 0
         count = len(self._batch)
-        left = self._records.record([entry.landed for entry in self._batch])
-        done = [entry for entry in self._batch if entry.landed.path not in left]
-        self._batch = [entry for entry in self._batch if entry.landed.path in left]
+        left = self._records.record([entry.stored for entry in self._batch])
+        done = [entry for entry in self._batch if entry.stored.path not in left]
+        self._batch = [entry for entry in self._batch if entry.stored.path in left]
         for entry in done:
             entry.leave()
         if left:
             raise StoreUnavailable
         return count
 
-    def _take(self, landed: Landed, is_done: threading.Event | None = None) -> None:
-        if landed.head and len(self._waiting) > _MAX_BATCH:
+    def _take(self, stored: StoredInstance, is_done: threading.Event | None = None) -> None:
+        if stored.head and len(self._waiting) > _MAX_BATCH:
             # A long line is kept on disk and not in memory.
-            landed = replace(landed, head=b"")
-        self._waiting.append(_Entry(landed=landed, since=time.monotonic(), is_done=is_done))
+            stored = replace(stored, head=b"")
+        self._waiting.append(_Entry(stored=stored, since=time.monotonic(), is_done=is_done))
         self._something_waits.set()
 
     def _run(self) -> None:

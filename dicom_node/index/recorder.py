@@ -22,15 +22,15 @@ from casebook.logs import get_logger
 from casebook.settings import Settings
 from casebook.study import Copy, ReceivedInstance
 from dicom_node.index.description import describe, sha256_of
-from dicom_node.storage.inbox import Inbox, Landed
+from dicom_node.storage.inbox import Inbox, StoredInstance
 
 _log = get_logger(__name__)
 
 
-class Records(Protocol):
+class AnyRecorder(Protocol):
     """Who makes the rows."""
 
-    def record(self, landed: Sequence[Landed]) -> set[str]:
+    def record(self, stored: Sequence[StoredInstance]) -> set[str]:
         """Make rows and return the paths that still have none, because the database or the disk did not answer."""
         ...
 
@@ -46,7 +46,7 @@ class Records(Protocol):
 
 
 class Recorder:
-    """Makes rows of landed objects, in the caller's thread."""
+    """Makes rows of stored instances, in the caller's thread."""
 
     def __init__(
         self, inbox: Inbox, engine: Engine, settings: Settings, clock: Callable[[], float] = time.time
@@ -56,9 +56,9 @@ class Recorder:
         self._settings = settings
         self._clock = clock
 
-    def record(self, landed: Sequence[Landed]) -> set[str]:
+    def record(self, stored: Sequence[StoredInstance]) -> set[str]:
         """Make rows and return the paths that still have none, because the database or the disk did not answer."""
-        described, left = self._describe_all(landed)
+        described, left = self._describe_all(stored)
         try:
             self._record(described)
         except _Poisoned:
@@ -81,10 +81,10 @@ class Recorder:
         except SQLAlchemyError:
             raise StoreUnavailable from None
 
-    def _describe_all(self, landed: Sequence[Landed]) -> tuple[list[ReceivedInstance], set[str]]:
+    def _describe_all(self, stored: Sequence[StoredInstance]) -> tuple[list[ReceivedInstance], set[str]]:
         described: list[ReceivedInstance] = []
         unread: set[str] = set()
-        for one in landed:
+        for one in stored:
             try:
                 found = self._describe(one)
             except StoreUnavailable:
@@ -105,18 +105,18 @@ class Recorder:
                 left.add(one.path)
         return left
 
-    def _describe(self, landed: Landed) -> ReceivedInstance | None:
+    def _describe(self, stored: StoredInstance) -> ReceivedInstance | None:
         try:
-            return describe(self._inbox.data_directory, landed, self._settings.listener.quiet_period_of)
+            return describe(self._inbox.data_directory, stored, self._settings.listener.quiet_period_of)
         except InvalidObject:
-            self._set_aside(landed.path, "unreadable_header")
+            self._set_aside(stored.path, "unreadable_header")
         except FileNotFoundError as error:
             # The file was durable a moment ago, and was taken away by hand. Its sender may send it again.
-            _log.error("object_lost", path=landed.path, error=type(error).__name__)
-            self._tell_timeline("object_lost", landed.path)
+            _log.error("object_lost", path=stored.path, error=type(error).__name__)
+            self._tell_timeline("object_lost", stored.path)
         except (OSError, MemoryError) as error:
             # Out of descriptors or memory, a network drive that is away: the object is there and acknowledged.
-            _log.warning("object_not_read", path=landed.path, error=type(error).__name__)
+            _log.warning("object_not_read", path=stored.path, error=type(error).__name__)
             raise StoreUnavailable from None
         return None
 

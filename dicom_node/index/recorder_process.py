@@ -20,16 +20,16 @@ from casebook.errors import StoreUnavailable
 from casebook.logs import configure_logs, get_logger
 from casebook.settings import Settings
 from dicom_node.index.recorder import Recorder
-from dicom_node.storage.inbox import GuestInbox, Landed
+from dicom_node.storage.inbox import SharedInbox, StoredInstance
 
 _LONGEST_END_S = 10.0
 _log = get_logger(__name__)
 
 
-class RemoteRecords(ABC):
+class RemoteRecorder(ABC):
     """A recorder in another process."""
 
-    def record(self, landed: Sequence[Landed]) -> set[str]:
+    def record(self, stored: Sequence[StoredInstance]) -> set[str]:
         """Make rows and return the paths that still have none, because the database or the disk did not answer.
 
         Raises
@@ -37,7 +37,7 @@ class RemoteRecords(ABC):
         StoreUnavailable
             When there is no recorder now; a later call may find one.
         """
-        left: set[str] = self._ask("record", list(landed))
+        left: set[str] = self._ask("record", list(stored))
         return left
 
     def touch(self, quiet_at_of: Mapping[str, float]) -> None:
@@ -61,7 +61,7 @@ class RemoteRecords(ABC):
         return pickle.loads(answer)  # noqa: S301 - from a process of our own
 
 
-class RecorderProcess(RemoteRecords):
+class RecorderProcess(RemoteRecorder):
     """The recorder as a child; it serves one caller after the other."""
 
     def __init__(self, settings: Settings) -> None:
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str]) -> int:
     connection: Connection[Any, Any] = Connection(int(arguments[0]))
     settings: Settings = connection.recv()
     engine = open_database(settings.database_url)
-    recorder = Recorder(GuestInbox(settings.data_directory), engine, settings)
+    recorder = Recorder(SharedInbox(settings.data_directory), engine, settings)
     connection.send(None)
     try:
         while True:

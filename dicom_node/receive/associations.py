@@ -1,4 +1,4 @@
-"""How a connection becomes an association: pynetdicom negotiates, `upper_layer` receives, `reception` answers.
+"""How a connection becomes an association: pynetdicom negotiates, `upper_layer` receives, `storage_service` answers.
 
 The fast data phase leans on names of pynetdicom that are not its public interface. When one of them is gone, the
 stock loop takes over, slower and just as durable, and says so loudly.
@@ -22,7 +22,7 @@ from casebook.logs import get_logger
 from casebook.settings import ListenerSettings, Settings
 from dicom_node.objects.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Envelope
 from dicom_node.receive.admission import VERIFICATION, Register, contexts_for
-from dicom_node.receive.reception import Receiver
+from dicom_node.receive.storage_service import StorageService
 from dicom_node.receive.upper_layer import FastAssociation, breaches
 from dicom_node.tls import Handshakes
 
@@ -111,12 +111,12 @@ class Associations:
     """The associations of one process."""
 
     def __init__(
-        self, settings: Settings, receiver: Receiver, register: Register, running: c_int64 | None = None
+        self, settings: Settings, storage_service: StorageService, register: Register, running: c_int64 | None = None
     ) -> None:
         """Take who receives, who admits, and where threads that run are counted if another process looks on."""
         self._settings: ListenerSettings = settings.listener
         self._running = c_int64() if running is None else running
-        self._receiver = receiver
+        self._storage_service = storage_service
         self._register = register
         # The handlers of pynetdicom log names and values of data sets.
         _config.LOG_HANDLER_LEVEL = "none"
@@ -175,7 +175,7 @@ class Associations:
         )
         # Upstream's own socket, which nobody listens on.
         server.server_close()
-        server.receiver = self._receiver
+        server.storage_service = self._storage_service
         server.register = self._register
         server.running = self._running
         return server
@@ -197,7 +197,7 @@ class Associations:
             association,
             called=request.called_ae_title,
             calling=request.calling_ae_title,
-            has_room=self._receiver.is_open,
+            has_room=self._storage_service.is_open,
             application_context=str(request.application_context_name),
         )
         if rejection is None:
@@ -213,7 +213,7 @@ class Associations:
         association.kill()
 
     def _on_store(self, event: Any) -> int:
-        """Receive in one piece, for the stock loop; `upper_layer` streams into the same reception."""
+        """Receive in one piece, for the stock loop; `upper_layer` streams into the same operation."""
         request = event.request
         envelope = Envelope(
             sop_class_uid=str(request.AffectedSOPClassUID),
@@ -222,9 +222,9 @@ class Associations:
             calling_ae_title=event.assoc.requestor.ae_title.strip(),
             peer_address=event.assoc.requestor.address,
         )
-        reception = self._receiver.begin(envelope)
-        reception.write([request.DataSet.getbuffer()])
-        return reception.finish()
+        operation = self._storage_service.begin(envelope)
+        operation.write([request.DataSet.getbuffer()])
+        return operation.finish()
 
 
 def _on_echo(_event: Any) -> int:
@@ -235,7 +235,7 @@ def _on_echo(_event: Any) -> int:
 class _Server(AssociationServer):
     """pynetdicom's server, without its port and its accept loop."""
 
-    receiver: Receiver
+    storage_service: StorageService
     register: Register
     #: Of association threads that run, admitted or not.
     running: c_int64

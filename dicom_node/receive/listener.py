@@ -17,7 +17,7 @@ from dicom_node.receive.acceptor import Acceptor
 from dicom_node.receive.admission import Register
 from dicom_node.receive.associations import Associations, is_fast
 from dicom_node.receive.processes import ReceivingProcesses
-from dicom_node.receive.reception import Receiver
+from dicom_node.receive.storage_service import StorageService
 from dicom_node.storage.disk_gate import DiskGate, ReservedBytes
 from dicom_node.storage.inbox import Inbox
 
@@ -64,12 +64,12 @@ def serve(
         indexer.start()
         stack.callback(indexer.stop)
         gate = DiskGate(inbox.directory, settings.listener.min_free_bytes, inbox.files, time.monotonic, reserved)
-        receiver = Receiver(inbox, gate, indexer)
+        storage_service = StorageService(inbox, gate, indexer)
         if children is None or settings.stow is not None:
             inbox.start_journal()
         if children is not None:
             children.forward_to(records)
-        taker = children or Associations(settings, receiver, register)
+        taker = children or Associations(settings, storage_service, register)
         stack.callback(taker.stop)
         acceptor = Acceptor(settings.listener, register, taker)
         stack.callback(acceptor.stop)
@@ -85,7 +85,7 @@ def serve(
             # Loaded where it is used: an HTTP server that nobody asks would cost 9 MiB.
             from dicom_node.receive.stow import StowServer
 
-            stow = StowServer(settings.stow, receiver, register)
+            stow = StowServer(settings.stow, storage_service, register)
             stack.callback(stow.stop)
             stow.start()
         if on_ready is not None:

@@ -29,12 +29,12 @@ from pydicom.config import settings as pydicom_settings
 from casebook.logs import get_logger
 from casebook.settings import Settings
 from dicom_node.index.indexer import Indexer
-from dicom_node.index.recorder_process import RecorderProcess, RemoteRecords
+from dicom_node.index.recorder_process import RecorderProcess, RemoteRecorder
 from dicom_node.receive.admission import Register
 from dicom_node.receive.associations import Associations
-from dicom_node.receive.reception import Receiver
+from dicom_node.receive.storage_service import StorageService
 from dicom_node.storage.disk_gate import DiskGate, ReservedBytes
-from dicom_node.storage.inbox import GuestInbox
+from dicom_node.storage.inbox import SharedInbox
 from dicom_node.storage.journal import Journal
 from dicom_node.tls import server_context
 
@@ -194,7 +194,7 @@ class _Child:
             os._exit(1)
 
 
-class _ForwardedRecords(RemoteRecords):
+class _ForwardedRecords(RemoteRecorder):
     """The recorder as a child sees it."""
 
     def __init__(self, connection: "Connection[Any, Any]") -> None:
@@ -213,13 +213,13 @@ class _Work:
 
     def __init__(self, child: _Child, settings: Settings, register: Register, reserved: ReservedBytes) -> None:
         self._child = child
-        self._inbox = GuestInbox(settings.data_directory, journal_name=str(child.number + 1))
+        self._inbox = SharedInbox(settings.data_directory, journal_name=str(child.number + 1))
         gate = DiskGate(
             self._inbox.directory, settings.listener.min_free_bytes, self._inbox.files, time.monotonic, reserved
         )
         self._indexer = Indexer(self._inbox, _ForwardedRecords(child.records), settings)
-        receiver = Receiver(self._inbox, gate, self._indexer)
-        self._associations = Associations(settings, receiver, register, child.running)
+        storage_service = StorageService(self._inbox, gate, self._indexer)
+        self._associations = Associations(settings, storage_service, register, child.running)
 
     def run(self) -> None:
         """Receive until the listener says stop."""

@@ -20,8 +20,8 @@ from casebook.settings import StowSettings
 from dicom_node.objects.file_meta import Envelope, read_file_meta, require_uid
 from dicom_node.receive.admission import Register
 from dicom_node.receive.multipart import PartBegin, PartEnd, Splitter, boundary_of
-from dicom_node.receive.reception import Receiver, Reception
 from dicom_node.receive.statuses import SUCCESS
+from dicom_node.receive.storage_service import StorageService, StoreOperation
 from dicom_node.tls import is_allowed, server_context
 
 #: PS3.18 table I.2-2, "Error: Cannot understand": the part is no DICOM file.
@@ -89,15 +89,17 @@ def _reference(sop_class_uid: str, sop_instance_uid: str) -> dict[str, Any]:
 class _Part:
     """One part on its way to disk."""
 
-    def __init__(self, begin: PartBegin, receiver: Receiver, settings: StowSettings, peer: str, study: str) -> None:
-        self._receiver = receiver
+    def __init__(
+        self, begin: PartBegin, storage_service: StorageService, settings: StowSettings, peer: str, study: str
+    ) -> None:
+        self._storage_service = storage_service
         self._settings = settings
         self._peer = peer
         self._study = study
         self._head = bytearray()
         self._failure = 0 if begin.content_type in ("", "application/dicom") else _CANNOT_UNDERSTAND
         self._envelope: Envelope | None = None
-        self._reception: Reception | None = None
+        self._reception: StoreOperation | None = None
 
     def write(self, piece: bytes) -> None:
         """Take the next bytes of the file."""
@@ -131,7 +133,7 @@ class _Part:
             calling_ae_title=self._settings.calling_ae_title,
             peer_address=self._peer,
         )
-        self._reception = self._receiver.begin(self._envelope, self._study)
+        self._reception = self._storage_service.begin(self._envelope, self._study)
         rest = bytes(self._head[offset:])
         self._head.clear()
         if rest:
@@ -161,8 +163,8 @@ class _Part:
 class _Intake:
     """One request body on its way to disk; used by one thread at a time."""
 
-    def __init__(self, request: web.Request, receiver: Receiver, settings: StowSettings) -> None:
-        self._receiver = receiver
+    def __init__(self, request: web.Request, storage_service: StorageService, settings: StowSettings) -> None:
+        self._storage_service = storage_service
         self._settings = settings
         self._peer = request.remote or ""
         self._study = request.match_info.get("study", "")
@@ -185,7 +187,7 @@ class _Intake:
                 case PartBegin():
                     if len(self.store) >= _MAX_PARTS:
                         raise InvalidObject("the body has too many parts")
-                    self._part = _Part(event, self._receiver, self._settings, self._peer, self._study)
+                    self._part = _Part(event, self._storage_service, self._settings, self._peer, self._study)
                 case PartEnd() if self._part is not None:
                     self._part.finish(self.store)
                     self._part = None
@@ -202,7 +204,7 @@ class _Intake:
 class StowServer:
     """The endpoint, in a thread of its own."""
 
-    def __init__(self, settings: StowSettings, receiver: Receiver, register: Register) -> None:
+    def __init__(self, settings: StowSettings, storage_service: StorageService, register: Register) -> None:
         """Take who may send and where instances land.
 
         Raises
@@ -211,7 +213,7 @@ class StowServer:
             When the TLS files cannot be used.
         """
         self._settings = settings
-        self._receiver = receiver
+        self._storage_service = storage_service
         self._register = register
         self._context = server_context(settings.tls) if settings.tls is not None else None
         self._running = 0
@@ -310,7 +312,7 @@ class StowServer:
             return _plain(401, "a bearer token is needed", {"WWW-Authenticate": 'Bearer realm="stow"'})
         if boundary_of(request.headers.get("Content-Type", "")) is None:
             return _plain(415, 'the body has to be multipart/related; type="application/dicom"')
-        if self._running >= self._settings.max_requests or not self._receiver.is_open:
+        if self._running >= self._settings.max_requests or not self._storage_service.is_open:
             return _plain(503, "busy", {"Retry-After": "60"})
         return None
 
@@ -321,7 +323,7 @@ class StowServer:
         return hmac.compare_digest(shown.encode("utf-8", "replace"), wanted.encode())
 
     async def _store(self, request: web.Request) -> _Store:
-        intake = _Intake(request, self._receiver, self._settings)
+        intake = _Intake(request, self._storage_service, self._settings)
         try:
             async for block in self._blocks(request):
                 await _beside(intake.take, block)

@@ -4,7 +4,7 @@ pynetdicom negotiates, rejects, releases, aborts and serves every service but tw
 stays in charge. What is replaced is how bytes come in: upstream reads 4 KiB at a time, copies each byte eight
 times and sleeps a millisecond between looks at its queues. Here one thread waits for the socket and for its own
 association at once, receives into one buffer, reads PDU and PDV headers where they lie, and hands slices of that
-buffer to the reception, which writes them out in one call. C-STORE and C-ECHO are answered in this thread; every
+buffer to the operation, which writes them out in one call. C-STORE and C-ECHO are answered in this thread; every
 other message goes to pynetdicom, PDV by PDV.
 
 `CONTRACT` names everything of pynetdicom that this file relies on beyond its documentation.
@@ -50,7 +50,7 @@ from dicom_node.receive.pdus import (
     parse_command,
     uid_of,
 )
-from dicom_node.receive.reception import Reception
+from dicom_node.receive.storage_service import StoreOperation
 
 #: Class, then the names of it that this file calls, overrides or sets.
 CONTRACT: tuple[tuple[type[Any], tuple[str, ...]], ...] = (
@@ -115,7 +115,7 @@ def breaches() -> tuple[str, ...]:
 class _Message:
     """The DIMSE message being received: its command, then its data set."""
 
-    __slots__ = ("command", "context_id", "foreign_bytes", "raw", "reception", "started_at")
+    __slots__ = ("command", "context_id", "foreign_bytes", "operation", "raw", "started_at")
 
     def __init__(self) -> None:
         self.reset()
@@ -124,14 +124,14 @@ class _Message:
         self.raw = bytearray()
         self.command: dict[int, bytes] = {}
         self.context_id = 0
-        self.reception: Reception | None = None
+        self.operation: StoreOperation | None = None
         #: Not None while the data set of a message of another service passes through.
         self.foreign_bytes: int | None = None
         self.started_at = 0.0
 
     @property
     def awaits_data_set(self) -> bool:
-        return self.reception is not None or self.foreign_bytes is not None
+        return self.operation is not None or self.foreign_bytes is not None
 
     @property
     def is_idle(self) -> bool:
@@ -300,8 +300,8 @@ class FastUpperLayer(DULServiceProvider):
         self._slices = []
         if self._inflow is not None:
             self._inflow.is_pinned = False
-        if self._message.reception is not None:
-            self._message.reception.abandon()
+        if self._message.operation is not None:
+            self._message.operation.abandon()
         self._message.reset()
 
     def _drop_input(self) -> None:
@@ -432,16 +432,16 @@ class FastUpperLayer(DULServiceProvider):
 
     def _require_rate(self, now: float) -> None:
         message = self._message
-        if message.reception is None:
+        if message.operation is None:
             return
         if now - self._written_at >= _LONGEST_UNWRITTEN_S:
-            # A slow sender would otherwise fill the buffer for minutes before the reception knew of its study.
+            # A slow sender would otherwise fill the buffer for minutes before the operation knew of its study.
             self._flush()
-            message.reception.still_arrives()
+            message.operation.still_arrives()
         elapsed_s = now - message.started_at
         if elapsed_s < self._require_inflow().network_timeout_s:
             return
-        received = message.reception.received_bytes + sum(map(len, self._slices))
+        received = message.operation.received_bytes + sum(map(len, self._slices))
         if received < elapsed_s * _MIN_RATE_BYTES_PER_S:
             raise Stalled
 
@@ -470,7 +470,7 @@ class FastUpperLayer(DULServiceProvider):
             self._answer(C_ECHO_RSP, 0x0000)
             message.reset()
         elif field == C_STORE_RQ:
-            message.reception = self.assoc.receiver.begin(self._envelope(message.command, context))
+            message.operation = self.assoc.storage_service.begin(self._envelope(message.command, context))
             message.started_at = self._written_at = time.monotonic()
             if not has_data_set:
                 self._finish()
@@ -531,18 +531,18 @@ class FastUpperLayer(DULServiceProvider):
         slices, self._slices = self._slices, []
         self._written_at = time.monotonic()
         self._require_inflow().is_pinned = False
-        if slices and self._message.reception is not None:
-            self._message.reception.write(slices)
+        if slices and self._message.operation is not None:
+            self._message.operation.write(slices)
             # A slow disk is not the silence of the peer.
             self._idle_timer.restart()
 
     def _finish(self) -> None:
         """Answer the C-STORE whose last byte has come."""
-        reception = self._message.reception
-        if reception is None:
+        operation = self._message.operation
+        if operation is None:
             raise Invalid
         self._flush()
-        reception.finish(lambda status: self._answer(C_STORE_RSP, status))
+        operation.finish(lambda status: self._answer(C_STORE_RSP, status))
         self._message.reset()
 
     def _hand_over(self, context_id: int, control: int, content: bytes) -> None:
@@ -592,10 +592,10 @@ class FastAssociation(Association):
         self.network_timeout = entity.network_timeout
 
     @property
-    def receiver(self) -> Any:
+    def storage_service(self) -> Any:
         """Who takes C-STORE requests."""
         server: Any = self._server
-        return server.receiver
+        return server.storage_service
 
     def look(self) -> None:
         """Make the thread look at its queues."""

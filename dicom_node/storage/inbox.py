@@ -35,7 +35,7 @@ _log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Landed:
+class StoredInstance:
     """One durable object that has no row yet."""
 
     #: Relative to the data directory.
@@ -94,7 +94,7 @@ class Inbox:
             os.close(self._owner)
             self._owner = -1
 
-    def arrival(self, envelope: Envelope) -> "Arrival":
+    def incoming(self, envelope: Envelope) -> "IncomingInstance":
         """Prepare to receive one object; nothing is on disk before its first byte.
 
         Raises
@@ -105,9 +105,9 @@ class Inbox:
         uid = require_uid(envelope.sop_instance_uid)
         number = hashlib.blake2b(uid.encode("ascii"), digest_size=1).digest()[0]
         unique = f"{self._process_token}{next(self._numbers):010x}"
-        return Arrival(self, envelope, self._folders[number], unique)
+        return IncomingInstance(self, envelope, self._folders[number], unique)
 
-    def scan(self, known: set[str]) -> Iterator[Landed]:
+    def scan(self, known: set[str]) -> Iterator[StoredInstance]:
         """Yield what lies here without a row, oldest first; a shortened file is set aside.
 
         Parameters
@@ -131,7 +131,7 @@ class Inbox:
                     # The clock of the file system may be coarse; the number of the object is not.
                     found.append((status.st_mtime, name["unique"], status.st_size, relative))
         for received_at, _, size_bytes, path in sorted(found):
-            yield Landed(path=path, size_bytes=size_bytes, received_at=received_at)
+            yield StoredInstance(path=path, size_bytes=size_bytes, received_at=received_at)
 
     def set_aside(self, path: str, reason: str) -> None:
         """Move a file that cannot be indexed out of the inbox, with its reason beside it; it is never lost.
@@ -212,7 +212,7 @@ class Inbox:
             _log.warning("orphaned_temporaries_removed", count=count)
 
 
-class GuestInbox(Inbox):
+class SharedInbox(Inbox):
     """The inbox as a process sees it that does not own it: it adds objects and sweeps nothing.
 
     Names are unique to a process, and the owner's next start takes up what got no row, so both may write at once.
@@ -221,7 +221,7 @@ class GuestInbox(Inbox):
     is_owner = False
 
 
-class Arrival:
+class IncomingInstance:
     """One object on its way to disk: write, then commit and complete, or discard."""
 
     __slots__ = ("_file", "_folder", "_inbox", "_name", "_temporary", "_unique", "data_set_offset", "envelope")
@@ -271,7 +271,7 @@ class Arrival:
         except OSError as error:
             raise of_os_error(error) from None
 
-    def commit(self, head: bytes = b"") -> Landed:
+    def commit(self, head: bytes = b"") -> StoredInstance:
         """Return when the object is durable; `complete` has to follow.
 
         Parameters
@@ -289,7 +289,7 @@ class Arrival:
         self._name = f"{self.envelope.sop_instance_uid}_{self._unique}_{size_bytes:x}.dcm"
         if not file.content or not self._inbox.journal.append(self._relative, file.content):
             self._flush(file)
-        return Landed(
+        return StoredInstance(
             path=f"inbox/{self._relative}",
             size_bytes=size_bytes,
             received_at=time.time(),

@@ -22,7 +22,7 @@ from dicom_node.index.recorder import Recorder
 from dicom_node.receive.acceptor import Acceptor
 from dicom_node.receive.admission import Register
 from dicom_node.receive.associations import Associations
-from dicom_node.receive.reception import Receiver
+from dicom_node.receive.storage_service import StorageService
 from dicom_node.storage.disk_gate import DiskGate
 from dicom_node.storage.file_system import FileSystem, StrPath
 from dicom_node.storage.inbox import Inbox
@@ -178,7 +178,7 @@ def receiving(tmp_path: Path, **listener: Any) -> Iterator[Receiving]:
         indexer.take_up(engine)
         indexer.start()
         register = Register(settings.listener)
-        associations = Associations(settings, Receiver(inbox, gate, indexer), register)
+        associations = Associations(settings, StorageService(inbox, gate, indexer), register)
         acceptor = Acceptor(settings.listener, register, associations)
         acceptor.start()
         try:

@@ -1,7 +1,7 @@
 """A stand-in PACS and a stand-in RIS for trials and demonstrations: they keep what arrives, byte for byte.
 
 They are no archive: the PACS takes every storage class, answers C-ECHO and study-root C-FIND, and writes each
-object to a file; the RIS acknowledges every HL7 message with AA. Both count arrivals, so a test can see that a
+object to a file; the RIS acknowledges every HL7 message with AA. Both count what arrives, so a test can see that a
 result came once or came again with the same bytes.
 """
 
@@ -34,7 +34,7 @@ _STUDY_KEYWORDS = ("StudyInstanceUID", "PatientID", "PatientName", "AccessionNum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class ReceivedResult:
     """One object or message that arrived."""
 
     #: SOP Instance UID or MSH-10.
@@ -53,7 +53,7 @@ class StandInPacs:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._arrivals: list[Arrival] = []
+        self._arrivals: list[ReceivedResult] = []
         _config.LOG_HANDLER_LEVEL = "none"
         ae = AE(ae_title=ae_title)
         for context in AllStoragePresentationContexts:
@@ -72,7 +72,7 @@ class StandInPacs:
         """TCP port."""
         return int(self._server.server_address[1])
 
-    def arrivals(self) -> tuple[Arrival, ...]:
+    def arrivals(self) -> tuple[ReceivedResult, ...]:
         """Return everything that arrived, in order, repeats included."""
         with self._lock:
             return tuple(self._arrivals)
@@ -89,11 +89,11 @@ class StandInPacs:
         path = self.folder / f"{uid}.dcm"
         path.write_bytes(content)
         study = str(dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
-        arrival = Arrival(
+        result = ReceivedResult(
             object_uid=uid, study_instance_uid=study, sha256=hashlib.sha256(data_set).hexdigest(), path=path
         )
         with self._lock:
-            self._arrivals.append(arrival)
+            self._arrivals.append(result)
         return 0x0000
 
     def _on_find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
@@ -126,7 +126,7 @@ class StandInRis:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._arrivals: list[Arrival] = []
+        self._arrivals: list[ReceivedResult] = []
         ris = self
 
         class _Connection(socketserver.StreamRequestHandler):
@@ -151,7 +151,7 @@ class StandInRis:
         """TCP port."""
         return int(self._server.server_address[1])
 
-    def arrivals(self) -> tuple[Arrival, ...]:
+    def arrivals(self) -> tuple[ReceivedResult, ...]:
         """Return every message that arrived, in order, repeats included."""
         with self._lock:
             return tuple(self._arrivals)
@@ -168,10 +168,10 @@ class StandInRis:
         control_id = header.field(10)
         path = self.folder / f"{control_id}.hl7"
         path.write_bytes(message)
-        arrival = Arrival(
+        result = ReceivedResult(
             object_uid=control_id, study_instance_uid="", sha256=hashlib.sha256(message).hexdigest(), path=path
         )
         with self._lock:
-            self._arrivals.append(arrival)
+            self._arrivals.append(result)
         answer = f"MSH|^~\\&|RIS||WETREAD||{header.field(7)}||ACK^R01^ACK|A{control_id}|P|2.5.1\rMSA|AA|{control_id}\r"
         return answer.encode()

@@ -19,7 +19,7 @@ from dicom_node.index import description
 from dicom_node.index.description import MATCHING_KEYWORDS, describe
 from dicom_node.objects.file_meta import Envelope
 from dicom_node.objects.identification import identify
-from dicom_node.storage.inbox import Inbox, Landed
+from dicom_node.storage.inbox import Inbox, StoredInstance
 from dicom_node.tests.wire import CT, EXPLICIT
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -64,14 +64,14 @@ def encoded(dataset: Dataset, syntax: str) -> bytes:
     return content
 
 
-def land(tmp_path: Path, content: bytes, syntax: str = EXPLICIT, uid: str = "1.2.3.4") -> Landed:
+def land(tmp_path: Path, content: bytes, syntax: str = EXPLICIT, uid: str = "1.2.3.4") -> StoredInstance:
     inbox = Inbox(tmp_path)
     envelope = Envelope(sop_class_uid=CT, sop_instance_uid=uid, transfer_syntax_uid=syntax, calling_ae_title="CT01")
-    arrival = inbox.arrival(envelope)
-    arrival.write([content])
-    landed = arrival.commit()
+    incoming = inbox.incoming(envelope)
+    incoming.write([content])
+    stored = incoming.commit()
     inbox.close()
-    return landed
+    return stored
 
 
 def described(tmp_path: Path, content: bytes, syntax: str = EXPLICIT, uid: str = "1.2.3.4") -> ReceivedInstance:
@@ -241,15 +241,15 @@ def _reference(path: Path) -> tuple[Any, bytes] | None:
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN, DEFLATED])
 def test_a_small_object_is_described_from_memory_as_from_its_file(tmp_path: Path, syntax: str) -> None:
     content = encoded(a_dataset(), syntax)
-    landed = land(tmp_path, content, syntax)
-    from_file = describe(tmp_path, landed, lambda _ae, _modality: 1.0)
-    (tmp_path / landed.path).unlink()
+    stored = land(tmp_path, content, syntax)
+    from_file = describe(tmp_path, stored, lambda _ae, _modality: 1.0)
+    (tmp_path / stored.path).unlink()
 
-    from_memory = describe(tmp_path, replace(landed, head=content), lambda _ae, _modality: 1.0)
+    from_memory = describe(tmp_path, replace(stored, head=content), lambda _ae, _modality: 1.0)
 
     assert from_memory == from_file
     # What a log or a message shows of it holds nothing of the patient.
-    assert "P-1" not in repr(replace(landed, head=content))
+    assert "P-1" not in repr(replace(stored, head=content))
 
 
 def test_what_differs_within_a_series_is_each_objects_own(tmp_path: Path) -> None:

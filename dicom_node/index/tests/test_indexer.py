@@ -21,7 +21,7 @@ from dicom_node.index import indexer, recorder
 from dicom_node.index.description import describe
 from dicom_node.index.indexer import MAX_LAG_S, Indexer
 from dicom_node.index.recorder import Recorder
-from dicom_node.storage.inbox import Inbox, Landed
+from dicom_node.storage.inbox import Inbox, StoredInstance
 from dicom_node.storage.tests.test_inbox import an_envelope
 from dicom_node.tests.receiving import a_database, a_settings, data_set_bytes
 from dicom_node.tests.wire import data_set
@@ -40,12 +40,12 @@ class Bench:
         chosen = settings or self.settings
         return Indexer(self.inbox, Recorder(self.inbox, self.engine, chosen, clock), chosen, clock)
 
-    def land(self, uid: str = "1.2.3.4", content: bytes | None = None, study: str = "1.2.3") -> Landed:
-        arrival = self.inbox.arrival(an_envelope(uid))
-        arrival.write([content if content is not None else data_set(uid, study=study)])
-        landed = arrival.commit()
-        self.indexer.submit(landed)
-        return landed
+    def land(self, uid: str = "1.2.3.4", content: bytes | None = None, study: str = "1.2.3") -> StoredInstance:
+        incoming = self.inbox.incoming(an_envelope(uid))
+        incoming.write([content if content is not None else data_set(uid, study=study)])
+        stored = incoming.commit()
+        self.indexer.submit(stored)
+        return stored
 
     def rows(self) -> list[Any]:
         with read(self.engine) as connection:
@@ -181,7 +181,7 @@ def test_a_repetition_waits_while_the_first_file_cannot_be_read(bench: Bench, mo
 
 
 def test_nothing_is_lost_while_the_database_does_not_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    landed = [bench.land(f"1.2.3.{number}") for number in range(3)]
+    stored = [bench.land(f"1.2.3.{number}") for number in range(3)]
 
     def refuse(*_arguments: object) -> None:
         raise OperationalError("insert", {}, Exception("locked"))
@@ -195,7 +195,7 @@ def test_nothing_is_lost_while_the_database_does_not_answer(bench: Bench, monkey
 
     bench.indexer.index_waiting()
 
-    assert [row.path for row in bench.rows()] == [one.path for one in landed]
+    assert [row.path for row in bench.rows()] == [one.path for one in stored]
 
 
 def test_new_objects_are_refused_when_rows_lag(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,12 +236,12 @@ def test_a_row_that_cannot_be_stored_is_set_aside_alone(bench: Bench, monkeypatc
         return real(connection, received, *others)
 
     monkeypatch.setattr(store, "record_instances", choosy)
-    landed = [bench.land(f"1.2.3.{number}") for number in range(1, 4)]
+    stored = [bench.land(f"1.2.3.{number}") for number in range(1, 4)]
 
     bench.indexer.index_waiting()
 
     assert [row.sop_instance_uid for row in bench.rows()] == ["1.2.3.1", "1.2.3.3"]
-    assert (bench.inbox.refused_directory / Path(landed[1].path).name).exists()
+    assert (bench.inbox.refused_directory / Path(stored[1].path).name).exists()
 
 
 def test_our_own_results_are_stored_as_ours(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +255,7 @@ def test_our_own_results_are_stored_as_ours(bench: Bench, monkeypatch: pytest.Mo
 
 
 def test_a_start_takes_up_what_has_no_row(bench: Bench) -> None:
-    landed = bench.land("1.2.3.1")
+    stored = bench.land("1.2.3.1")
     bench.indexer.index_waiting()
     bench.land("1.2.3.2")
     restarted = bench.an_indexer()
@@ -264,7 +264,7 @@ def test_a_start_takes_up_what_has_no_row(bench: Bench) -> None:
     restarted.start()
     restarted.stop()
 
-    assert {row.path for row in bench.rows()} >= {landed.path}
+    assert {row.path for row in bench.rows()} >= {stored.path}
     assert len(bench.rows()) == 2
 
 
@@ -274,9 +274,9 @@ def test_the_quiet_period_of_the_sender_is_used(tmp_path: Path) -> None:
         update={"listener": bench.settings.listener.model_copy(update={"quiet_period_s": 7.0})}
     )
     bench.indexer = bench.an_indexer(settings)
-    landed = replace(bench.land(), received_at=1000.0)
+    stored = replace(bench.land(), received_at=1000.0)
     bench.indexer._waiting.clear()
-    bench.indexer.submit(landed)
+    bench.indexer.submit(stored)
     bench.indexer.index_waiting()
 
     with read(bench.engine) as connection:
@@ -288,11 +288,11 @@ def test_the_quiet_period_of_the_sender_is_used(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_for_a_moment_gets_its_row_later_and_holds_up_no_other(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    landed = [bench.land(f"1.2.3.{number}") for number in range(3)]
+    stored = [bench.land(f"1.2.3.{number}") for number in range(3)]
     real = describe
 
-    def choosy(folder: Path, one: Landed, quiet_period_of: Any) -> Any:
-        if one.path == landed[1].path:
+    def choosy(folder: Path, one: StoredInstance, quiet_period_of: Any) -> Any:
+        if one.path == stored[1].path:
             raise error
         return real(folder, one, quiet_period_of)
 
@@ -301,11 +301,11 @@ def test_a_file_that_cannot_be_read_for_a_moment_gets_its_row_later_and_holds_up
         for _ in range(2):
             with pytest.raises(StoreUnavailable):
                 bench.indexer.index_waiting()
-        assert [row.path for row in bench.rows()] == [landed[0].path, landed[2].path]
+        assert [row.path for row in bench.rows()] == [stored[0].path, stored[2].path]
         assert bench.indexer.lag_s > 0.0
 
     assert bench.indexer.index_waiting() == 1
-    assert {row.path for row in bench.rows()} == {one.path for one in landed}
+    assert {row.path for row in bench.rows()} == {one.path for one in stored}
     assert _actions(bench).count("object_lost") == 0
 
 
@@ -390,18 +390,18 @@ def test_no_study_was_quiet_while_nobody_listened(bench: Bench) -> None:
 
 def test_only_a_short_line_is_kept_in_memory(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(indexer, "_MAX_BATCH", 3)
-    landed = []
+    stored = []
     for number in range(10):
-        arrival = bench.inbox.arrival(an_envelope(f"1.2.3.{number}"))
+        incoming = bench.inbox.incoming(an_envelope(f"1.2.3.{number}"))
         content = data_set(f"1.2.3.{number}")
-        arrival.write([content])
-        landed.append(replace(arrival.commit(), head=content))
-        bench.indexer.submit(landed[-1])
-    for one in landed:
+        incoming.write([content])
+        stored.append(replace(incoming.commit(), head=content))
+        bench.indexer.submit(stored[-1])
+    for one in stored:
         (bench.inbox.data_directory / one.path).unlink()
 
     while bench.indexer.index_waiting():
         pass
 
     # Those behind the first four are read back, which shows here: their files are gone.
-    assert [row.path for row in bench.rows()] == [one.path for one in landed[:4]]
+    assert [row.path for row in bench.rows()] == [one.path for one in stored[:4]]

@@ -14,7 +14,7 @@ from casebook.database import read
 from casebook.errors import StoreUnavailable
 from casebook.settings import Settings
 from dicom_node.index.recorder_process import RecorderProcess
-from dicom_node.storage.inbox import Inbox, Landed
+from dicom_node.storage.inbox import Inbox, StoredInstance
 from dicom_node.storage.tests.test_inbox import an_envelope
 from dicom_node.tests.receiving import a_database, a_settings
 from dicom_node.tests.wire import data_set
@@ -39,10 +39,10 @@ def records(settings: Settings, inbox: Inbox) -> Iterator[RecorderProcess]:
         yield started
 
 
-def land(inbox: Inbox, uid: str, content: bytes | None = None) -> Landed:
-    arrival = inbox.arrival(an_envelope(uid))
-    arrival.write([content if content is not None else data_set(uid)])
-    return arrival.commit()
+def land(inbox: Inbox, uid: str, content: bytes | None = None) -> StoredInstance:
+    incoming = inbox.incoming(an_envelope(uid))
+    incoming.write([content if content is not None else data_set(uid)])
+    return incoming.commit()
 
 
 def paths(settings: Settings) -> list[str]:
@@ -65,11 +65,11 @@ def child(records: RecorderProcess) -> psutil.Process:
 
 
 def test_objects_get_their_rows(settings: Settings, inbox: Inbox, records: RecorderProcess) -> None:
-    landed = [land(inbox, f"1.2.3.{number}") for number in range(3)]
+    stored = [land(inbox, f"1.2.3.{number}") for number in range(3)]
 
-    assert records.record(landed) == set()
+    assert records.record(stored) == set()
 
-    assert paths(settings) == [one.path for one in landed]
+    assert paths(settings) == [one.path for one in stored]
 
 
 def test_what_cannot_be_understood_is_set_aside(inbox: Inbox, records: RecorderProcess) -> None:
@@ -81,10 +81,10 @@ def test_what_cannot_be_understood_is_set_aside(inbox: Inbox, records: RecorderP
 
 
 def test_what_the_database_refuses_is_named(settings: Settings, inbox: Inbox, records: RecorderProcess) -> None:
-    landed = land(inbox, "1.2.3.4")
+    stored = land(inbox, "1.2.3.4")
     take_the_database_away(settings)
 
-    assert records.record([landed]) == {landed.path}
+    assert records.record([stored]) == {stored.path}
 
 
 def test_a_study_is_touched(settings: Settings, inbox: Inbox, records: RecorderProcess) -> None:
@@ -106,23 +106,23 @@ def test_a_touch_that_the_database_refuses_is_told(settings: Settings, records: 
 
 
 def test_a_recorder_that_ended_is_started_again(settings: Settings, inbox: Inbox, records: RecorderProcess) -> None:
-    landed = land(inbox, "1.2.3.4")
+    stored = land(inbox, "1.2.3.4")
     child(records).kill()
 
     with pytest.raises(StoreUnavailable):
-        records.record([landed])
-    assert records.record([landed]) == set()
+        records.record([stored])
+    assert records.record([stored]) == set()
 
-    assert paths(settings) == [landed.path]
+    assert paths(settings) == [stored.path]
 
 
 def test_signals_to_the_whole_service_do_not_end_it(settings: Settings, inbox: Inbox, records: RecorderProcess) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         child(records).send_signal(number)
-    landed = land(inbox, "1.2.3.4")
+    stored = land(inbox, "1.2.3.4")
 
-    assert records.record([landed]) == set()
-    assert paths(settings) == [landed.path]
+    assert records.record([stored]) == set()
+    assert paths(settings) == [stored.path]
 
 
 def test_it_ends_with_its_owner(records: RecorderProcess) -> None:
@@ -146,11 +146,11 @@ def test_objects_that_two_recorders_get_keep_one_row_and_their_file(
     settings: Settings, inbox: Inbox, records: RecorderProcess
 ) -> None:
     # The recorder of a killed listener may still be at work when the next one scans the inbox.
-    landed = [land(inbox, f"1.2.3.{number}") for number in range(3)]
+    stored = [land(inbox, f"1.2.3.{number}") for number in range(3)]
     with contextlib.closing(RecorderProcess(settings)) as other:
         other.start()
-        assert records.record(landed) == set()
-        assert other.record(landed) == set()
+        assert records.record(stored) == set()
+        assert other.record(stored) == set()
 
-    assert paths(settings) == [one.path for one in landed]
-    assert all((settings.data_directory / one.path).exists() for one in landed)
+    assert paths(settings) == [one.path for one in stored]
+    assert all((settings.data_directory / one.path).exists() for one in stored)

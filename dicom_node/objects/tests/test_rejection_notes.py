@@ -12,7 +12,7 @@ from casebook.study import RejectionReason
 from dicom_node.index.description import describe
 from dicom_node.objects.rejection_notes import read_rejection
 from dicom_node.objects.sop_classes import KEY_OBJECT_SELECTION
-from dicom_node.storage.inbox import Landed
+from dicom_node.storage.inbox import StoredInstance
 
 STUDY = "1.2.826.0.1.3680043.10.1561.5"
 
@@ -84,18 +84,18 @@ def test_a_damaged_note_is_stored_and_rejects_nothing(tmp_path: Path) -> None:
     path = write_note(tmp_path / "note.dcm", evidence(STUDY, "1.2.1"))
     content = path.read_bytes()
     path.write_bytes(content[:-20])
-    landed = Landed(path="note.dcm", size_bytes=len(content) - 20, received_at=0.0)
+    stored = StoredInstance(path="note.dcm", size_bytes=len(content) - 20, received_at=0.0)
 
-    described = describe(tmp_path, landed, lambda _title, _modality: 30.0)
+    described = describe(tmp_path, stored, lambda _title, _modality: 30.0)
 
     assert (described.study_instance_uid, described.rejects) == (STUDY, ())
 
 
 def test_the_index_knows_what_a_note_rejects(tmp_path: Path) -> None:
     path = write_note(tmp_path / "note.dcm", evidence(STUDY, "1.2.1"))
-    landed = Landed(path="note.dcm", size_bytes=path.stat().st_size, received_at=0.0)
+    stored = StoredInstance(path="note.dcm", size_bytes=path.stat().st_size, received_at=0.0)
 
-    described = describe(tmp_path, landed, lambda _title, _modality: 30.0)
+    described = describe(tmp_path, stored, lambda _title, _modality: 30.0)
 
     assert (described.rejection_reason, described.rejects) == (RejectionReason.QUALITY, ("1.2.1",))
 

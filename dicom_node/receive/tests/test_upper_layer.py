@@ -18,7 +18,7 @@ from pynetdicom import AE, evt
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.presentation import build_context
 
-from dicom_node.receive import admission, associations, reception, upper_layer
+from dicom_node.receive import admission, associations, storage_service, upper_layer
 from dicom_node.receive.inflow import Inflow
 from dicom_node.receive.upper_layer import breaches
 from dicom_node.tests.receiving import Receiving, receiving, until
@@ -295,7 +295,7 @@ def test_a_study_waits_for_an_object_that_arrives_slowly(running: Receiving, mon
     touched: list[str] = []
     monkeypatch.setattr(running.indexer, "touch", lambda study, _sender: touched.append(study))
     monkeypatch.setattr(upper_layer, "_LONGEST_UNWRITTEN_S", 0.05)
-    monkeypatch.setattr(reception, "_TOUCH_INTERVAL_S", 0.05)
+    monkeypatch.setattr(storage_service, "_TOUCH_INTERVAL_S", 0.05)
     monkeypatch.setattr(upper_layer, "_LONGEST_WAIT_S", 0.05)
     content = data_set(pixels=bytes(100_000))
     stream = store_rq(content, "1.2.3.4")

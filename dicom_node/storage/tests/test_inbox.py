@@ -12,7 +12,7 @@ from pydicom import dcmread
 from casebook.errors import InvalidObject, StorageFull, UnsafeStorage
 from dicom_node.objects.file_meta import Envelope, build_file_meta, read_file_meta
 from dicom_node.storage.block_file import BLOCK_BYTES, SMALL_FILE_BYTES
-from dicom_node.storage.inbox import GuestInbox, Inbox
+from dicom_node.storage.inbox import Inbox, SharedInbox
 from dicom_node.tests.receiving import FailingDisk, data_set_bytes
 from dicom_node.tests.wire import CT, EXPLICIT, data_set
 
@@ -29,18 +29,18 @@ def everything(inbox: Inbox) -> list[Path]:
 
 def test_a_committed_object_is_a_dicom_file_with_the_bytes_that_came(tmp_path: Path) -> None:
     inbox = Inbox(tmp_path)
-    arrival = inbox.arrival(an_envelope())
+    incoming = inbox.incoming(an_envelope())
     content = data_set()
-    arrival.write([content[:7], memoryview(content)[7:]])
+    incoming.write([content[:7], memoryview(content)[7:]])
 
-    landed = arrival.commit()
+    stored = incoming.commit()
 
-    path = tmp_path / landed.path
+    path = tmp_path / stored.path
     assert data_set_bytes(path) == content
-    assert path.stat().st_size == landed.size_bytes
-    stored = dcmread(path)
-    assert stored.PatientID == "P1"
-    assert stored.file_meta.SourceApplicationEntityTitle == "CT01"
+    assert path.stat().st_size == stored.size_bytes
+    dataset = dcmread(path)
+    assert dataset.PatientID == "P1"
+    assert dataset.file_meta.SourceApplicationEntityTitle == "CT01"
     assert everything(inbox) == [path]
 
 
@@ -54,14 +54,14 @@ def test_the_sender_is_read_back_from_the_file_alone() -> None:
 
 def test_a_repeated_uid_never_touches_the_first_file(tmp_path: Path) -> None:
     inbox = Inbox(tmp_path)
-    landed = []
+    stored = []
     for patient in ("P1", "P2"):
-        arrival = inbox.arrival(an_envelope())
-        arrival.write([data_set(patient_id=patient)])
-        landed.append(arrival.commit())
+        incoming = inbox.incoming(an_envelope())
+        incoming.write([data_set(patient_id=patient)])
+        stored.append(incoming.commit())
 
-    assert landed[0].path != landed[1].path
-    assert [dcmread(tmp_path / one.path).PatientID for one in landed] == ["P1", "P2"]
+    assert stored[0].path != stored[1].path
+    assert [dcmread(tmp_path / one.path).PatientID for one in stored] == ["P1", "P2"]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_repeated_uid_never_touches_the_first_file(tmp_path: Path) -> None:
 )
 def test_a_hostile_uid_is_never_part_of_a_path(tmp_path: Path, uid: str) -> None:
     with pytest.raises(InvalidObject):
-        Inbox(tmp_path).arrival(an_envelope(uid))
+        Inbox(tmp_path).incoming(an_envelope(uid))
 
 
 @pytest.mark.parametrize("step", ["create", "write", "rename", "flush", "flush_directory"])
@@ -81,63 +81,63 @@ def test_a_failure_at_any_step_leaves_nothing(tmp_path: Path, step: str, number:
     inbox = Inbox(tmp_path, disk)
     inbox.flushes_directory = True
     disk.fails_at, disk.error = step, number
-    arrival = inbox.arrival(an_envelope())
+    incoming = inbox.incoming(an_envelope())
 
     with pytest.raises(kind):
-        _write_and_commit(arrival)
-    arrival.discard()
+        _write_and_commit(incoming)
+    incoming.discard()
 
     assert everything(inbox) == []
 
 
-def _write_and_commit(arrival: object) -> None:
-    arrival.write([data_set(pixels=bytes(100_000))])  # type: ignore[attr-defined]
-    arrival.commit()  # type: ignore[attr-defined]
+def _write_and_commit(incoming: object) -> None:
+    incoming.write([data_set(pixels=bytes(100_000))])  # type: ignore[attr-defined]
+    incoming.commit()  # type: ignore[attr-defined]
 
 
 def test_short_writes_are_continued_to_the_last_byte(tmp_path: Path) -> None:
     disk = FailingDisk()
     disk.longest_write_bytes = 1000
-    arrival = Inbox(tmp_path, disk).arrival(an_envelope())
+    incoming = Inbox(tmp_path, disk).incoming(an_envelope())
     content = data_set(pixels=bytes(range(256)) * 100)
-    arrival.write([content[at : at + 300] for at in range(0, len(content), 300)])
+    incoming.write([content[at : at + 300] for at in range(0, len(content), 300)])
 
-    assert data_set_bytes(tmp_path / arrival.commit().path) == content
+    assert data_set_bytes(tmp_path / incoming.commit().path) == content
 
 
 def test_a_disk_that_fills_in_the_middle_is_told_apart_from_a_short_write(tmp_path: Path) -> None:
     disk = FailingDisk()
     disk.fails_after_bytes = 5000
     inbox = Inbox(tmp_path, disk)
-    arrival = inbox.arrival(an_envelope())
+    incoming = inbox.incoming(an_envelope())
 
     with pytest.raises(StorageFull):
-        _write_and_commit(arrival)
-    arrival.discard()
+        _write_and_commit(incoming)
+    incoming.discard()
 
     assert everything(inbox) == []
 
 
 def test_more_buffers_than_one_call_takes_are_all_written(tmp_path: Path) -> None:
-    arrival = Inbox(tmp_path).arrival(an_envelope())
+    incoming = Inbox(tmp_path).incoming(an_envelope())
     content = data_set(pixels=bytes(range(256)) * 20)
-    arrival.write([content[at : at + 1] for at in range(len(content))])
+    incoming.write([content[at : at + 1] for at in range(len(content))])
 
-    assert data_set_bytes(tmp_path / arrival.commit().path) == content
+    assert data_set_bytes(tmp_path / incoming.commit().path) == content
 
 
 def test_orphaned_temporaries_are_swept_at_start_and_whole_files_stay(tmp_path: Path) -> None:
     first = Inbox(tmp_path)
-    kept = first.arrival(an_envelope())
+    kept = first.incoming(an_envelope())
     kept.write([data_set()])
-    landed = kept.commit()
-    first.arrival(an_envelope("1.2.3.5")).write([bytes(BLOCK_BYTES)])
+    stored = kept.commit()
+    first.incoming(an_envelope("1.2.3.5")).write([bytes(BLOCK_BYTES)])
     assert len(everything(first)) == 2
     first.close()
 
     second = Inbox(tmp_path)
 
-    assert everything(second) == [tmp_path / landed.path]
+    assert everything(second) == [tmp_path / stored.path]
 
 
 def test_two_listeners_cannot_own_one_inbox(tmp_path: Path) -> None:
@@ -153,18 +153,18 @@ def test_a_scan_finds_what_has_no_row_in_the_order_of_arrival(tmp_path: Path) ->
     inbox = Inbox(tmp_path)
     paths = []
     for number in range(5):
-        arrival = inbox.arrival(an_envelope(f"1.2.3.{number}"))
-        arrival.write([data_set(f"1.2.3.{number}")])
-        paths.append(arrival.commit().path)
+        incoming = inbox.incoming(an_envelope(f"1.2.3.{number}"))
+        incoming.write([data_set(f"1.2.3.{number}")])
+        paths.append(incoming.commit().path)
 
     assert [one.path for one in inbox.scan({paths[2]})] == [paths[0], paths[1], paths[3], paths[4]]
 
 
 def test_a_file_that_a_power_cut_shortened_is_set_aside_with_its_reason(tmp_path: Path) -> None:
     inbox = Inbox(tmp_path)
-    arrival = inbox.arrival(an_envelope())
-    arrival.write([data_set(pixels=bytes(1000))])
-    path = tmp_path / arrival.commit().path
+    incoming = inbox.incoming(an_envelope())
+    incoming.write([data_set(pixels=bytes(1000))])
+    path = tmp_path / incoming.commit().path
     path.write_bytes(path.read_bytes()[:-1])
 
     assert list(inbox.scan(set())) == []
@@ -188,10 +188,10 @@ def journalled(tmp_path: Path) -> Iterator[tuple[Inbox, FailingDisk]]:
 
 
 def commit(inbox: Inbox, uid: str, content: bytes) -> Path:
-    arrival = inbox.arrival(an_envelope(uid))
-    arrival.write([content])
-    path = inbox.data_directory / arrival.commit().path
-    arrival.complete()
+    incoming = inbox.incoming(an_envelope(uid))
+    incoming.write([content])
+    path = inbox.data_directory / incoming.commit().path
+    incoming.complete()
     return path
 
 
@@ -217,9 +217,9 @@ def test_a_process_that_ends_before_it_writes_the_file_of_what_it_promised_write
     journalled: tuple[Inbox, FailingDisk], tmp_path: Path
 ) -> None:
     inbox, _ = journalled
-    arrival = inbox.arrival(an_envelope())
-    arrival.write([data_set()])
-    path = tmp_path / arrival.commit().path
+    incoming = inbox.incoming(an_envelope())
+    incoming.write([data_set()])
+    path = tmp_path / incoming.commit().path
     assert not path.exists()
     lose_power(inbox)
 
@@ -232,12 +232,12 @@ def test_a_file_that_was_half_written_when_the_process_ended_is_whole_after_its_
     journalled: tuple[Inbox, FailingDisk], tmp_path: Path
 ) -> None:
     inbox, disk = journalled
-    arrival = inbox.arrival(an_envelope())
-    arrival.write([data_set()])
-    path = tmp_path / arrival.commit().path
+    incoming = inbox.incoming(an_envelope())
+    incoming.write([data_set()])
+    path = tmp_path / incoming.commit().path
     disk.fails_after_bytes = 100
     with pytest.raises(StorageFull):
-        arrival.complete()
+        incoming.complete()
     assert path.stat().st_size == 100
     lose_power(inbox)
 
@@ -250,16 +250,16 @@ def test_an_unforeseen_error_after_the_promise_leaves_the_object_to_the_next_sta
     journalled: tuple[Inbox, FailingDisk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inbox, disk = journalled
-    arrival = inbox.arrival(an_envelope())
-    arrival.write([data_set()])
-    arrival.commit()
+    incoming = inbox.incoming(an_envelope())
+    incoming.write([data_set()])
+    incoming.commit()
 
     def fail(_path: object) -> int:
         raise MemoryError
 
     monkeypatch.setattr(disk, "create", fail)
     with pytest.raises(UnsafeStorage):
-        arrival.complete()
+        incoming.complete()
 
     assert not inbox.journal.is_alive
 
@@ -269,15 +269,15 @@ def test_what_was_promised_and_cannot_be_written_is_kept_for_the_next_start(
     journalled: tuple[Inbox, FailingDisk], tmp_path: Path, step: str
 ) -> None:
     inbox, disk = journalled
-    arrival = inbox.arrival(an_envelope())
-    arrival.write([data_set()])
-    path = tmp_path / arrival.commit().path
+    incoming = inbox.incoming(an_envelope())
+    incoming.write([data_set()])
+    path = tmp_path / incoming.commit().path
     lives = [inbox.journal.is_alive]
     disk.fails_at = step
 
     with pytest.raises(StorageFull):
-        arrival.complete()
-    arrival.discard()
+        incoming.complete()
+    incoming.discard()
     lives.append(inbox.journal.is_alive)
     assert lives == [True, False]
     disk.fails_at = ""
@@ -370,8 +370,8 @@ def test_another_process_that_adds_objects_leaves_the_owners_journal_alone(tmp_p
     owner.journal.start()
     commit(owner, "1.2.3.4", data_set())
 
-    with contextlib.closing(GuestInbox(tmp_path)) as guest:
-        commit(guest, "1.2.3.5", data_set("1.2.3.5"))
+    with contextlib.closing(SharedInbox(tmp_path)) as shared:
+        commit(shared, "1.2.3.5", data_set("1.2.3.5"))
 
     assert len(list(owner.journal.records())) == 1
     owner.close()

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from casebook.errors import StoreUnavailable
-from dicom_node.receive.reception import Receiver, Reception
 from dicom_node.receive.statuses import SUCCESS
+from dicom_node.receive.storage_service import StorageService, StoreOperation
 from dicom_node.storage.disk_gate import DiskGate
-from dicom_node.storage.inbox import Inbox, Landed
+from dicom_node.storage.inbox import Inbox, StoredInstance
 from dicom_node.storage.tests.test_inbox import an_envelope
 from dicom_node.tests.receiving import FailingDisk
 from dicom_node.tests.wire import data_set
@@ -28,8 +28,8 @@ class Line:
         self._inbox = inbox
         self.had_file: list[bool] = []
 
-    def submit(self, landed: Landed) -> None:
-        self.had_file.append((self._inbox.data_directory / landed.path).exists())
+    def submit(self, stored: StoredInstance) -> None:
+        self.had_file.append((self._inbox.data_directory / stored.path).exists())
         if self.refuses:
             raise StoreUnavailable
 
@@ -49,12 +49,12 @@ def inbox(tmp_path: Path, disk: FailingDisk) -> Iterator[Inbox]:
         yield opened
 
 
-def received(inbox: Inbox, line: Line) -> Reception:
+def received(inbox: Inbox, line: Line) -> StoreOperation:
     """Receive all of a small object."""
     gate = DiskGate(inbox.directory, 0, inbox.files, time.monotonic)
-    reception = Receiver(inbox, gate, line).begin(an_envelope())
-    reception.write([data_set()])
-    return reception
+    operation = StorageService(inbox, gate, line).begin(an_envelope())
+    operation.write([data_set()])
+    return operation
 
 
 def files(inbox: Inbox) -> int:
@@ -91,10 +91,10 @@ def test_an_object_gets_its_file_and_its_row_when_the_peer_is_gone_before_the_an
     def fail(_status: int) -> None:
         raise ConnectionResetError
 
-    reception = received(inbox, line)
+    operation = received(inbox, line)
     with pytest.raises(ConnectionResetError):
-        reception.finish(fail)
-    reception.abandon()
+        operation.finish(fail)
+    operation.abandon()
 
     assert files(inbox) == 1
     assert line.had_file == [True]

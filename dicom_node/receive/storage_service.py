@@ -10,7 +10,7 @@ from dicom_node.objects.file_meta import Envelope
 from dicom_node.objects.identification import identify
 from dicom_node.receive.statuses import SUCCESS, status_of
 from dicom_node.storage.disk_gate import DiskGate, Reservation
-from dicom_node.storage.inbox import Arrival, Inbox, Landed
+from dicom_node.storage.inbox import Inbox, IncomingInstance, StoredInstance
 
 #: How often an object that takes long tells so; a fast one is there before it has to.
 _TOUCH_INTERVAL_S = 1.0
@@ -21,7 +21,7 @@ _log = get_logger(__name__)
 
 
 class Index(Protocol):
-    """Who makes rows of what landed."""
+    """Who makes rows of stored instances."""
 
     @property
     def may_refuse(self) -> bool:
@@ -33,7 +33,7 @@ class Index(Protocol):
         """False while it lags or the database refuses: new objects are then refused too."""
         ...
 
-    def submit(self, landed: Landed) -> None:
+    def submit(self, stored: StoredInstance) -> None:
         """Take over a durable object."""
         ...
 
@@ -42,7 +42,7 @@ class Index(Protocol):
         ...
 
 
-class Receiver:
+class StorageService:
     """Takes C-STORE requests of all associations."""
 
     def __init__(self, inbox: Inbox, gate: DiskGate, index: Index) -> None:
@@ -55,7 +55,7 @@ class Receiver:
         """Whether a new association is welcome."""
         return self._gate.is_open and self._index.keeps_up
 
-    def begin(self, envelope: Envelope, study_instance_uid: str = "") -> "Reception":
+    def begin(self, envelope: Envelope, study_instance_uid: str = "") -> "StoreOperation":
         """Begin to receive; a refusal is remembered, and told by `finish` after the data set has been drained.
 
         Parameters
@@ -63,20 +63,20 @@ class Receiver:
         study_instance_uid
             The study the object has to be of; any where empty.
         """
-        return Reception(self._inbox, self._gate, self._index, envelope, study_instance_uid)
+        return StoreOperation(self._inbox, self._gate, self._index, envelope, study_instance_uid)
 
 
-class Reception:
+class StoreOperation:
     """One object; the first failure decides its status, the rest of its bytes is drained."""
 
     __slots__ = (
-        "_arrival",
         "_envelope",
         "_failure",
         "_head",
+        "_incoming",
         "_index",
-        "_landed",
         "_reservation",
+        "_stored",
         "_study_instance_uid",
         "_touched_at",
         "received_bytes",
@@ -89,9 +89,9 @@ class Reception:
         self._index = index
         self._envelope = envelope
         self._failure: Exception | None = None
-        self._arrival: Arrival | None = None
+        self._incoming: IncomingInstance | None = None
         #: Durable, and not yet in line for its row.
-        self._landed: Landed | None = None
+        self._stored: StoredInstance | None = None
         self._reservation = Reservation(gate)
         #: The first bytes of the data set, kept also of an object that is only drained.
         self._head = b""
@@ -101,7 +101,7 @@ class Reception:
             gate.require_open()
             if not index.keeps_up:
                 raise StoreUnavailable
-            self._arrival = inbox.arrival(envelope)
+            self._incoming = inbox.incoming(envelope)
         except Exception as error:  # noqa: BLE001 - process edge: every failure becomes a status
             self._fail(error)
 
@@ -111,11 +111,11 @@ class Reception:
         if len(self._head) < _HEAD_BYTES:
             self._keep_head(buffers)
         self.still_arrives()
-        if self._failure is not None or self._arrival is None:
+        if self._failure is not None or self._incoming is None:
             return
         try:
             self._reservation.cover(self.received_bytes)
-            self._arrival.write(buffers)
+            self._incoming.write(buffers)
         except Exception as error:  # noqa: BLE001 - process edge
             self._fail(error)
 
@@ -154,25 +154,25 @@ class Reception:
     def abandon(self) -> None:
         """Leave nothing behind: the association ended in the middle."""
         self._reservation.end()
-        if self._arrival is not None:
-            self._arrival.discard()
+        if self._incoming is not None:
+            self._incoming.discard()
 
-    def _attempt(self, step: Callable[[Arrival], None]) -> None:
-        if self._failure is None and self._arrival is not None:
+    def _attempt(self, step: Callable[[IncomingInstance], None]) -> None:
+        if self._failure is None and self._incoming is not None:
             try:
-                step(self._arrival)
+                step(self._incoming)
             except Exception as error:  # noqa: BLE001 - process edge
                 self._fail(error)
 
-    def _commit(self, arrival: Arrival) -> None:
-        self._require_identity(arrival)
-        self._landed = arrival.commit(self._head)
+    def _commit(self, incoming: IncomingInstance) -> None:
+        self._require_identity(incoming)
+        self._stored = incoming.commit(self._head)
 
-    def _hand_over(self, arrival: Arrival) -> None:
-        landed, self._landed = self._landed, None
-        if landed is not None:
-            arrival.complete()
-            self._index.submit(landed)
+    def _hand_over(self, incoming: IncomingInstance) -> None:
+        stored, self._stored = self._stored, None
+        if stored is not None:
+            incoming.complete()
+            self._index.submit(stored)
 
     def _tell_refusal(self, status: int) -> None:
         # An object that cannot be used would be refused again; any other will come back.
@@ -204,14 +204,14 @@ class Reception:
             if len(self._head) == _HEAD_BYTES:
                 return
 
-    def _require_identity(self, arrival: Arrival) -> None:
-        if not arrival.size_bytes:
+    def _require_identity(self, incoming: IncomingInstance) -> None:
+        if not incoming.size_bytes:
             raise InvalidObject("the object has no data set")
         found = identify(
             self._head,
             self._envelope.transfer_syntax_uid,
-            arrival.read_back,
-            arrival.size_bytes - arrival.data_set_offset,
+            incoming.read_back,
+            incoming.size_bytes - incoming.data_set_offset,
         )
         # PS3.7 9.1.1.1: the command names the instance that the data set is.
         if found.sop_instance_uid != self._envelope.sop_instance_uid:
@@ -222,5 +222,5 @@ class Reception:
     def _fail(self, error: Exception) -> None:
         self._failure = error
         self._reservation.end()
-        if self._arrival is not None:
-            self._arrival.discard()
+        if self._incoming is not None:
+            self._incoming.discard()
