@@ -8,7 +8,6 @@ import pytest
 from casebook import flow, queue, store
 from casebook.case import Case
 from casebook.errors import PeerUnavailable, RejectedByPeer
-from casebook.explain import Explanation, explain
 from casebook.outcomes import Classed, Delivered, Drafted, Outcome, Prepared, Refused
 from casebook.runner import Runner
 from casebook.settings import ArchiveSettings, DicomDestination, Hl7Destination, ResultStatus, Settings
@@ -16,6 +15,7 @@ from casebook.study import CompletionReason, StudyState
 from casebook.sweeper import sweep
 from casebook.testing import FrozenClock, a_header, a_reading, a_received_instance, a_wiring, sqlite_database
 from casebook.wiring import Wiring
+from console.explain import Explanation, explain
 
 STUDY = "1.2.3"
 SETTINGS = Settings(
