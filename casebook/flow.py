@@ -17,7 +17,7 @@ from random import Random
 
 from sqlalchemy import Connection
 
-from casebook import audit, queue, store
+from casebook import audit, generations, intake, queue, store
 from casebook.case import Case, Job
 from casebook.errors import IdentityConflict, LostLease, Retryable, SettingsError, WetreadError, WrongState
 from casebook.outcomes import Classed, Counted, Delivered, Drafted, Held, Outcome, Prepared, Refused
@@ -106,7 +106,7 @@ def _take_count(
 ) -> None:
     # What was fetched just now extends the quiet period; what the sender still sends did so before.
     was_quiet = study.quiet_at <= now
-    store.record_instances(connection, _not_sent_meanwhile(connection, study, counted), now)
+    intake.record_instances(connection, _not_sent_meanwhile(connection, study, counted), now)
     store.add_priors(connection, study.study_instance_uid, counted.priors, now=now)
     held = store.recount(connection, study.study_instance_uid)
     store.set_expected(connection, study.study_instance_uid, counted.expected)
@@ -165,7 +165,7 @@ def complete(
     current = store.instances(connection, study_instance_uid)
     differing = contradictions([one.header for one in current])
     if differing:
-        store.hold(
+        generations.hold(
             connection,
             study_instance_uid,
             now=now,
@@ -373,7 +373,7 @@ def advance(
                 detail=outcome.detail,
             )
         case Held():
-            store.hold(
+            generations.hold(
                 connection,
                 job.study_instance_uid,
                 now=now,
@@ -403,7 +403,7 @@ def _class_repeated(connection: Connection, job: Job, outcome: Classed, now: flo
     if outcome.is_variant:
         _note(connection, job, now, "repeated_image_is_variant", outcome.reason)
         return
-    store.hold(
+    generations.hold(
         connection,
         job.study_instance_uid,
         now=now,
@@ -434,7 +434,7 @@ def fail(
     detail = str(error) if isinstance(error, WetreadError) else f"Unexpected {type(error).__name__}."
     if isinstance(error, IdentityConflict):
         queue.finish(connection, job, now=now)
-        store.hold(connection, job.study_instance_uid, now=now, reason=reason, detail=detail)
+        generations.hold(connection, job.study_instance_uid, now=now, reason=reason, detail=detail)
         return
     if job.step == "count":
         queue.finish(connection, job, now=now)
@@ -447,7 +447,7 @@ def fail(
         _note(connection, job, now, "job_died", f"{job.step} {reason}")
         if job.step == "classify":
             # Nobody could tell the copies apart, so nobody may read either.
-            store.hold(
+            generations.hold(
                 connection,
                 job.study_instance_uid,
                 now=now,
@@ -533,10 +533,10 @@ def read_again(connection: Connection, study_instance_uid: str, *, now: float, a
     That is one that no pipeline wanted, one that was refused, and one held for one destination only.
     """
     study = store.lock_study(connection, study_instance_uid)
-    ended = study.state in (StudyState.UNMATCHED, StudyState.REFUSED) or store.holds_one_output(study)
+    ended = study.state in (StudyState.UNMATCHED, StudyState.REFUSED) or generations.holds_one_output(study)
     if not ended or not study.instance_count:
         return False
-    store.start_generation(connection, study, now=now, action="read_again")
+    generations.start_generation(connection, study, now=now, action="read_again")
     store.set_state(connection, study_instance_uid, StudyState.RECEIVED, now=now, actor=actor, quiet_at=now)
     return True
 
@@ -606,7 +606,7 @@ def release(
     study = store.lock_study(connection, study_instance_uid)
     if study.state is not StudyState.HELD:
         raise IdentityConflict("Only a held study can be released.")
-    if store.holds_one_output(study):
+    if generations.holds_one_output(study):
         raise IdentityConflict("Only one destination of this study cannot be served; no choice of images mends that.")
     wanted = {
         "patient_id": patient_id,
@@ -631,7 +631,7 @@ def release(
         store.set_instance_status(connection, path, status, reason="" if fits else "left_out_at_release")
     queue.supersede(connection, study_instance_uid=study_instance_uid, now=now, steps=("classify",), reason="released")
     store.recount(connection, study_instance_uid)
-    store.start_generation(connection, study, now=now, action="released")
+    generations.start_generation(connection, study, now=now, action="released")
     store.set_state(connection, study_instance_uid, StudyState.RECEIVED, now=now, actor=actor, quiet_at=now)
     return len(kept)
 

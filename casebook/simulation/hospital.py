@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from casebook import flow, queue, store
+from casebook import flow, intake, queue, store
 from casebook.case import Case, Job
 from casebook.errors import IdentityConflict, InvalidObject, LostLease, PeerUnavailable
 from casebook.outcomes import Classed, Counted, Drafted, Outcome, Prepared, Refused
@@ -299,7 +299,7 @@ class Hospital:
             try:
                 with wiring.write() as connection:
                     own = store.is_issued(connection, {one.sop_instance_uid for one in batch})
-                    store.record_instances(
+                    intake.record_instances(
                         connection, [_marked(one, own) for one in batch], wiring.clock.now(connection)
                     )
             except DBAPIError as error:

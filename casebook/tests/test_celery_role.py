@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import select
 
-from casebook import celery_role, store, tables
+from casebook import celery_role, intake, tables
 from casebook.case import Case
 from casebook.flow import QUEUES, STEPS
 from casebook.outcomes import Outcome, Refused
@@ -24,7 +24,7 @@ def wiring() -> Iterator[Wiring]:
         made = a_wiring(engine, clock=clock)
         with made.write() as connection:
             received = [a_received_instance(1, study=study) for study in ("1.2.3", "1.2.4")]
-            store.record_instances(connection, received, clock.now())
+            intake.record_instances(connection, received, clock.now())
         clock.advance(31)
         sweep(made)
         yield made

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, select
 
-from casebook import audit, database, flow, queue, store, tables
+from casebook import audit, database, flow, generations, intake, queue, store, tables
 from casebook.case import Case, Job
 from casebook.errors import (
     IdentityConflict,
@@ -45,7 +45,7 @@ class Room:
 
     def receive(self, *numbers: int, **values: object) -> None:
         received = [a_received_instance(number, received_at=self.clock.at, **values) for number in numbers]  # type: ignore[arg-type]
-        self.write(lambda c: store.record_instances(c, received, self.clock.at))
+        self.write(lambda c: intake.record_instances(c, received, self.clock.at))
 
     def settle(self, archive: ArchiveSettings | None = None) -> bool:
         with self.wiring.write() as connection:
@@ -921,7 +921,7 @@ def test_a_hold_stops_a_send_that_has_not_begun(room: Room) -> None:
     room.read()
     room.prepare()
     job = room.claim("send")
-    room.write(lambda c: store.hold(c, UID, now=room.clock.at, reason="x", detail="X."))
+    room.write(lambda c: generations.hold(c, UID, now=room.clock.at, reason="x", detail="X."))
 
     with pytest.raises(LostLease):
         room.begin_send(job)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from sqlalchemy import Engine, func, select
 
-from casebook import database, store, tables
+from casebook import database, intake, store, tables
 from casebook.errors import LostLease
 from casebook.runner import is_away
 from casebook.study import InstanceStatus, ReceivedInstance, StudyState
@@ -35,7 +35,7 @@ def _together(*actions: Callable[[], object]) -> list[BaseException]:
 
 def _record(engine: Engine, received: Sequence[ReceivedInstance]) -> None:
     with database.write(engine) as connection:
-        store.record_instances(connection, received, MORNING)
+        intake.record_instances(connection, received, MORNING)
 
 
 def _count(engine: Engine) -> int:
