@@ -11,7 +11,7 @@ twice, late or in another order than its siblings cannot leave it wrong.
 """
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 from casebook import audit, generations, intake, queue, store
 from casebook.case import Case, Job
-from casebook.errors import IdentityConflict, LostLease, Retryable, SettingsError, WetreadError, WrongState
+from casebook.errors import IdentityConflict, LostLease, Retryable, SettingsError, WetreadError
 from casebook.outcomes import Classed, Counted, Delivered, Drafted, Held, Outcome, Prepared, Refused
 from casebook.pipelines import Pipeline, choose
 from casebook.settings import ArchiveSettings, QueueSettings
@@ -28,7 +28,6 @@ from casebook.study import (
     InstanceStatus,
     ReceivedInstance,
     Study,
-    StudyHeader,
     StudyState,
     contradictions,
 )
@@ -394,7 +393,7 @@ def advance(
         case Counted():
             _note(connection, job, now, "archive_counted", f"{outcome.expected} images")
             _take_count(connection, study, outcome, pipelines=pipelines, limits=limits, now=now)
-    _settle(connection, job.study_instance_uid, now)
+    settle(connection, job.study_instance_uid, now)
 
 
 def _class_repeated(connection: Connection, job: Job, outcome: Classed, now: float) -> None:
@@ -454,7 +453,7 @@ def fail(
                 reason="repeated_image_not_compared",
                 detail="An image arrived twice with other bytes and the copies could not be compared.",
             )
-        _settle(connection, job.study_instance_uid, now)
+        settle(connection, job.study_instance_uid, now)
         return
     longest_s = min(limits.backoff_cap_s, limits.backoff_first_s * 2 ** (job.attempt - 1))
     queue.retry(connection, job, now=now, wait_s=longest_s * random.uniform(0.5, 1.0), reason=reason, detail=detail)
@@ -484,8 +483,8 @@ def expire(connection: Connection, job: Job, *, limits: QueueSettings, now: floa
     return True
 
 
-def _settle(connection: Connection, study_instance_uid: str, now: float) -> None:
-    # Derives the state from the rows; see the module docstring.
+def settle(connection: Connection, study_instance_uid: str, now: float) -> None:
+    """Derive the state of a study from its rows; see the module docstring."""
     study = store.get_study(connection, study_instance_uid)
     if study.state not in _DERIVED:
         return
@@ -512,137 +511,3 @@ def _note(connection: Connection, job: Job, now: float, action: str, detail: str
         study_instance_uid=job.study_instance_uid,
         detail=detail,
     )
-
-
-# ---- what a person decides ---------------------------------------------------------------------------------
-
-
-def retry_dead(connection: Connection, study_instance_uid: str, *, now: float, actor: str) -> int:
-    """Give the dead jobs of a study fresh attempts; say how many there were."""
-    store.lock_study(connection, study_instance_uid)
-    revived = queue.revive(connection, study_instance_uid=study_instance_uid, now=now)
-    if revived:
-        audit.record(connection, at=now, actor=actor, action="retried", study_instance_uid=study_instance_uid)
-        _settle(connection, study_instance_uid, now)
-    return revived
-
-
-def read_again(connection: Connection, study_instance_uid: str, *, now: float, actor: str) -> bool:
-    """Look anew at a study that was not read or not served, after its cause was mended; say whether it was one.
-
-    That is one that no pipeline wanted, one that was refused, and one held for one destination only.
-    """
-    study = store.lock_study(connection, study_instance_uid)
-    ended = study.state in (StudyState.UNMATCHED, StudyState.REFUSED) or generations.holds_one_output(study)
-    if not ended or not study.instance_count:
-        return False
-    generations.start_generation(connection, study, now=now, action="read_again")
-    store.set_state(connection, study_instance_uid, StudyState.RECEIVED, now=now, actor=actor, quiet_at=now)
-    return True
-
-
-def close(
-    connection: Connection,
-    study_instance_uid: str,
-    *,
-    pipelines: Sequence[Pipeline],
-    limits: QueueSettings,
-    now: float,
-    actor: str,
-) -> StudyState:
-    """Complete a study without its quiet period or the count of the archive; return its state then.
-
-    Raises
-    ------
-    WrongState
-        When the study does not receive images any more, or a repeated one has to be compared first.
-    """
-    study = store.lock_study(connection, study_instance_uid)
-    if study.state is not StudyState.RECEIVED:
-        raise WrongState(f"Only a study that still receives images can be closed; it is {study.state}.")
-    if store.has_unclassed(connection, study_instance_uid):
-        raise WrongState("A repeated image has to be compared first.")
-    audit.record(connection, at=now, actor=actor, action="declared_complete", study_instance_uid=study_instance_uid)
-    complete(
-        connection,
-        study_instance_uid,
-        pipelines=pipelines,
-        limits=limits,
-        now=now,
-        reason=CompletionReason.FORCED,
-    )
-    return store.get_study(connection, study_instance_uid).state
-
-
-def release(
-    connection: Connection,
-    study_instance_uid: str,
-    *,
-    patient_id: str,
-    accession_number: str | None = None,
-    patient_birth_date: str | None = None,
-    issuer_of_patient_id: str | None = None,
-    now: float,
-    actor: str,
-) -> int:
-    """Let a held study go on with only the images that carry one identity; say how many those are.
-
-    No image is re-labelled: the first copy with this identity counts, every other one is left out. What a
-    rejection note took out stays out.
-
-    Parameters
-    ----------
-    patient_id
-        PatientID of the images that may be read.
-    accession_number, patient_birth_date, issuer_of_patient_id
-        What else they have to carry; empty for images that carry none, None where it does not matter.
-
-    Raises
-    ------
-    IdentityConflict
-        When the study is not held or would be held again for the same reason, no image carries this identity,
-        or the images that do still contradict one another. Nothing is written then.
-    """
-    study = store.lock_study(connection, study_instance_uid)
-    if study.state is not StudyState.HELD:
-        raise IdentityConflict("Only a held study can be released.")
-    if generations.holds_one_output(study):
-        raise IdentityConflict("Only one destination of this study cannot be served; no choice of images mends that.")
-    wanted = {
-        "patient_id": patient_id,
-        "accession_number": accession_number,
-        "patient_birth_date": patient_birth_date,
-        "issuer_of_patient_id": issuer_of_patient_id,
-    }
-    kept: dict[str, StudyHeader] = {}
-    decided: list[tuple[str, bool]] = []
-    rejected = store.rejections(connection, study_instance_uid)
-    statuses = [one for one in InstanceStatus if one is not InstanceStatus.OWN]
-    for one in store.instances(connection, study_instance_uid, statuses=statuses):
-        if one.sop_instance_uid in rejected:
-            continue
-        fits = one.sop_instance_uid not in kept and _carries(one.header, wanted)
-        if fits:
-            kept[one.sop_instance_uid] = one.header
-        decided.append((one.path, fits))
-    _refuse_unclear(kept.values())
-    for path, fits in decided:
-        status = InstanceStatus.CURRENT if fits else InstanceStatus.EXCLUDED
-        store.set_instance_status(connection, path, status, reason="" if fits else "left_out_at_release")
-    queue.supersede(connection, study_instance_uid=study_instance_uid, now=now, steps=("classify",), reason="released")
-    store.recount(connection, study_instance_uid)
-    generations.start_generation(connection, study, now=now, action="released")
-    store.set_state(connection, study_instance_uid, StudyState.RECEIVED, now=now, actor=actor, quiet_at=now)
-    return len(kept)
-
-
-def _carries(header: StudyHeader, wanted: Mapping[str, str | None]) -> bool:
-    return all(value is None or getattr(header.identity, name) == value for name, value in wanted.items())
-
-
-def _refuse_unclear(kept: Collection[StudyHeader]) -> None:
-    if not kept:
-        raise IdentityConflict("No image of this study carries that identity; nothing was changed.")
-    differing = contradictions(kept)
-    if differing:
-        raise IdentityConflict(f"The images still disagree about {', '.join(differing)}; nothing was changed.")

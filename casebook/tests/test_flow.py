@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, select
 
-from casebook import audit, database, flow, generations, intake, queue, store, tables
+from casebook import audit, database, decisions, flow, generations, intake, queue, store, tables
 from casebook.case import Case, Job
 from casebook.errors import (
     IdentityConflict,
@@ -438,7 +438,7 @@ def test_a_study_whose_prepare_jobs_are_gone_is_never_called_delivered(room: Roo
     room.read()
     with room.wiring.write() as connection:
         connection.execute(tables.job.delete().where(tables.job.c.step == "prepare"))
-        flow._settle(connection, UID, room.clock.at)
+        flow.settle(connection, UID, room.clock.at)
 
     assert room.study().state is not StudyState.DELIVERED
 
@@ -766,7 +766,7 @@ def test_a_person_retries_a_dead_study_and_it_goes_on_where_it_was(room: Room) -
     room.fail(room.claim("send"), RejectedByPeer())
     assert room.study().state is StudyState.DEAD
     with room.wiring.write() as connection:
-        assert flow.retry_dead(connection, UID, now=room.clock.at, actor="console") == 1
+        assert decisions.retry_dead(connection, UID, now=room.clock.at, actor="console") == 1
 
     assert room.study().state is StudyState.READY
     room.send()
@@ -779,7 +779,7 @@ def test_retrying_a_study_without_dead_jobs_changes_nothing(room: Room) -> None:
     room.complete()
     before = room.study()
     with room.wiring.write() as connection:
-        assert flow.retry_dead(connection, UID, now=room.clock.at, actor="console") == 0
+        assert decisions.retry_dead(connection, UID, now=room.clock.at, actor="console") == 0
 
     assert room.study() == before
 
@@ -797,7 +797,7 @@ def test_a_person_has_a_study_that_was_not_read_or_not_served_looked_at_again(ro
     room.pipelines = (a_pipeline(modality="MR"),) if state is StudyState.UNMATCHED else room.pipelines
 
     with room.wiring.write() as connection:
-        assert flow.read_again(connection, UID, now=room.clock.at, actor="person x")
+        assert decisions.read_again(connection, UID, now=room.clock.at, actor="person x")
     assert room.settle()
 
     assert (room.study().state, room.study().generation) == (StudyState.COMPLETE, 2)
@@ -808,15 +808,17 @@ def test_only_a_study_that_was_not_read_is_looked_at_again(room: Room) -> None:
     room.receive(2, study="9.9", is_own=True)
 
     with room.wiring.write() as connection:
-        assert not flow.read_again(connection, UID, now=room.clock.at, actor="person x")
-        assert not flow.read_again(connection, "9.9", now=room.clock.at, actor="person x")
+        assert not decisions.read_again(connection, UID, now=room.clock.at, actor="person x")
+        assert not decisions.read_again(connection, "9.9", now=room.clock.at, actor="person x")
 
 
 def test_the_timeline_names_who_closed_a_study(room: Room) -> None:
     room.receive(1)
 
     def close(connection: Connection) -> object:
-        return flow.close(connection, UID, pipelines=room.pipelines, limits=LIMITS, now=room.clock.at, actor="person x")
+        return decisions.close(
+            connection, UID, pipelines=room.pipelines, limits=LIMITS, now=room.clock.at, actor="person x"
+        )
 
     room.write(close)
 
@@ -833,7 +835,7 @@ def test_a_study_with_a_copy_not_compared_cannot_be_closed(room: Room) -> None:
     room.receive(1, content=b"other")
 
     with pytest.raises(WrongState, match="compared"), room.wiring.write() as connection:
-        flow.close(connection, UID, pipelines=room.pipelines, limits=LIMITS, now=room.clock.at, actor="person x")
+        decisions.close(connection, UID, pipelines=room.pipelines, limits=LIMITS, now=room.clock.at, actor="person x")
 
 
 def test_a_released_study_goes_on_with_the_images_of_one_patient(room: Room) -> None:
@@ -841,7 +843,7 @@ def test_a_released_study_goes_on_with_the_images_of_one_patient(room: Room) -> 
     room.receive(3, patient_id="P-2")
     room.complete()
     with room.wiring.write() as connection:
-        assert flow.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console") == 2
+        assert decisions.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console") == 2
     assert room.settle()
 
     assert (room.study().state, room.study().generation, room.study().instance_count) == (StudyState.COMPLETE, 2, 2)
@@ -854,7 +856,7 @@ def test_a_reader_is_told_which_images_a_release_left_out(room: Room) -> None:
     room.receive(2, content=b"other")
     room.advance(room.claim("classify"), Classed(is_variant=False, reason="pixels_differ"))
     with room.wiring.write() as connection:
-        flow.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console")
+        decisions.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console")
     assert room.settle()
 
     assert room.load(room.claim("read")).set_aside_uids == (f"{UID}.1.3",)
@@ -866,7 +868,7 @@ def test_a_release_keeps_the_first_copy_of_a_conflict(room: Room) -> None:
     room.receive(1, content=b"other pixels")
     room.advance(room.claim("classify"), Classed(is_variant=False, reason="pixels_differ"))
     with room.wiring.write() as connection:
-        assert flow.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console") == 1
+        assert decisions.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console") == 1
 
     assert room.statuses() == [InstanceStatus.CURRENT, InstanceStatus.EXCLUDED]
 
@@ -877,7 +879,7 @@ def test_a_release_for_a_patient_without_images_changes_nothing(room: Room) -> N
     room.complete()
 
     with pytest.raises(IdentityConflict), room.wiring.write() as connection:
-        flow.release(connection, UID, patient_id="P-9", now=room.clock.at, actor="console")
+        decisions.release(connection, UID, patient_id="P-9", now=room.clock.at, actor="console")
     assert room.study().state is StudyState.HELD
     assert room.statuses() == [InstanceStatus.CURRENT, InstanceStatus.CURRENT]
 
@@ -891,11 +893,13 @@ def test_a_release_chooses_the_whole_identity(room: Room, keyword: str, chosen: 
     before = room.statuses()
 
     with pytest.raises(IdentityConflict, match=keyword), room.wiring.write() as connection:
-        flow.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console")
+        decisions.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console")
     assert (room.study().state, room.statuses()) == (StudyState.HELD, before)
     choice: dict[str, Any] = {keyword: chosen}
     with room.wiring.write() as connection:
-        assert flow.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console", **choice) == kept
+        assert (
+            decisions.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console", **choice) == kept
+        )
     assert room.settle()
     assert (room.study().state, room.study().instance_count) == (StudyState.COMPLETE, kept)
 
@@ -904,7 +908,7 @@ def test_a_hold_for_one_destination_is_not_released_into_the_same_hold(room: Roo
     hold_one_output(room, "accession_number_empty")
 
     with pytest.raises(IdentityConflict, match="one destination"), room.wiring.write() as connection:
-        flow.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console")
+        decisions.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console")
     assert room.study().generation == 1
 
 
@@ -912,7 +916,7 @@ def test_only_a_held_study_can_be_released(room: Room) -> None:
     room.receive(1)
 
     with pytest.raises(IdentityConflict), room.wiring.write() as connection:
-        flow.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console")
+        decisions.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console")
 
 
 def test_a_hold_stops_a_send_that_has_not_begun(room: Room) -> None:

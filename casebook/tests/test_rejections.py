@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Connection, Engine
 
-from casebook import audit, database, flow, generations, intake, store
+from casebook import audit, database, decisions, flow, generations, intake, store
 from casebook.settings import QueueSettings
 from casebook.study import (
     CompletionReason,
@@ -124,6 +124,6 @@ def test_a_released_study_stays_without_its_rejected_images(engine: Engine) -> N
     with database.write(engine) as connection:
         generations.hold(connection, STUDY, now=MORNING, reason="asked", detail="")
 
-        kept = flow.release(connection, STUDY, patient_id="P-1", now=MORNING + 10, actor="person")
+        kept = decisions.release(connection, STUDY, patient_id="P-1", now=MORNING + 10, actor="person")
 
         assert (kept, statuses(connection)["2"]) == (2, InstanceStatus.EXCLUDED)

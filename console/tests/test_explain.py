@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from casebook import flow, generations, intake, queue, store
+from casebook import decisions, flow, generations, intake, queue, store
 from casebook.case import Case
 from casebook.errors import PeerUnavailable, RejectedByPeer
 from casebook.outcomes import Classed, Delivered, Drafted, Outcome, Prepared, Refused
@@ -315,7 +315,7 @@ def test_an_image_that_was_left_out_before_contradicts_nobody_any_more(wiring: W
     receive(wiring, 2, patient_id="P-2")
     complete(wiring, clock)
     with wiring.write() as connection:
-        flow.release(connection, STUDY, patient_id="P-1", now=clock.now(), actor="person")
+        decisions.release(connection, STUDY, patient_id="P-1", now=clock.now(), actor="person")
         generations.hold(connection, STUDY, now=clock.now(), reason="patient_id_empty", detail="PatientID is empty.")
 
     assert say(wiring).sentence == "Held for a person: PatientID is empty (patient_id_empty)."
