@@ -3,15 +3,14 @@
 Everything runs inside the caller's transaction.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from sqlalchemy import Connection
 
 from casebook import audit, flow, generations, queue, store
 from casebook.errors import IdentityConflict, WrongState
-from casebook.pipelines import Pipeline
-from casebook.settings import QueueSettings
 from casebook.study import CompletionReason, InstanceStatus, StudyHeader, StudyState, contradictions
+from casebook.terms import Terms
 
 
 def retry_dead(connection: Connection, study_instance_uid: str, *, now: float, actor: str) -> int:
@@ -38,15 +37,7 @@ def read_again(connection: Connection, study_instance_uid: str, *, now: float, a
     return True
 
 
-def close(
-    connection: Connection,
-    study_instance_uid: str,
-    *,
-    pipelines: Sequence[Pipeline],
-    limits: QueueSettings,
-    now: float,
-    actor: str,
-) -> StudyState:
+def close(connection: Connection, study_instance_uid: str, *, terms: Terms, actor: str) -> StudyState:
     """Complete a study without its quiet period or the count of the archive; return its state then.
 
     Raises
@@ -59,15 +50,10 @@ def close(
         raise WrongState(f"Only a study that still receives images can be closed; it is {study.state}.")
     if store.has_unclassed(connection, study_instance_uid):
         raise WrongState("A repeated image has to be compared first.")
-    audit.record(connection, at=now, actor=actor, action="declared_complete", study_instance_uid=study_instance_uid)
-    flow.complete(
-        connection,
-        study_instance_uid,
-        pipelines=pipelines,
-        limits=limits,
-        now=now,
-        reason=CompletionReason.FORCED,
+    audit.record(
+        connection, at=terms.now, actor=actor, action="declared_complete", study_instance_uid=study_instance_uid
     )
+    flow.complete(connection, study_instance_uid, terms=terms, reason=CompletionReason.FORCED)
     return store.get_study(connection, study_instance_uid).state
 
 

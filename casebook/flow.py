@@ -31,6 +31,7 @@ from casebook.study import (
     StudyState,
     contradictions,
 )
+from casebook.terms import Terms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +67,8 @@ def settle_quiet(
     connection: Connection,
     study_instance_uid: str,
     *,
-    pipelines: Sequence[Pipeline],
-    limits: QueueSettings,
+    terms: Terms,
     archive: ArchiveSettings | None,
-    now: float,
 ) -> bool:
     """Complete a quiet study, or first ask the archive how many images it has; say whether it is complete.
 
@@ -77,53 +76,32 @@ def settle_quiet(
     it is, and the draft says "n of m".
     """
     study = store.lock_study(connection, study_instance_uid)
-    if study.state is not StudyState.RECEIVED or study.quiet_at > now or study.reason == store.COUNTING:
+    if study.state is not StudyState.RECEIVED or study.quiet_at > terms.now or study.reason == store.COUNTING:
         return False
     asked = store.questions(connection, study_instance_uid, study.generation)
     if archive is None or asked >= archive.max_questions:
-        return complete(
-            connection,
-            study_instance_uid,
-            pipelines=pipelines,
-            limits=limits,
-            now=now,
-            reason=CompletionReason.QUIET,
-        )
+        return complete(connection, study_instance_uid, terms=terms, reason=CompletionReason.QUIET)
     store.set_counting(connection, study_instance_uid, counting=True, quiet_at=study.quiet_at)
-    _enqueue(connection, study, "count", limits=limits, now=now, priority=0, subject=str(asked + 1))
+    _enqueue(connection, study, "count", terms=terms, priority=0, subject=str(asked + 1))
     return False
 
 
-def _take_count(
-    connection: Connection,
-    study: Study,
-    counted: Counted,
-    *,
-    pipelines: Sequence[Pipeline],
-    limits: QueueSettings,
-    now: float,
-) -> None:
+def _take_count(connection: Connection, study: Study, job: Job, counted: Counted, *, terms: Terms) -> None:
+    _note(connection, job, terms.now, "archive_counted", f"{counted.expected} images")
     # What was fetched just now extends the quiet period; what the sender still sends did so before.
-    was_quiet = study.quiet_at <= now
-    intake.record_instances(connection, _not_sent_meanwhile(connection, study, counted), now)
-    store.add_priors(connection, study.study_instance_uid, counted.priors, now=now)
+    was_quiet = study.quiet_at <= terms.now
+    intake.record_instances(connection, _not_sent_meanwhile(connection, study, counted), terms.now)
+    store.add_priors(connection, study.study_instance_uid, counted.priors, now=terms.now)
     held = store.recount(connection, study.study_instance_uid)
     store.set_expected(connection, study.study_instance_uid, counted.expected)
     study = store.get_study(connection, study.study_instance_uid)
     if study.state is not StudyState.RECEIVED:
         return  # What was fetched contradicts what was here: the study is held now.
     if held < counted.expected or not was_quiet:
-        _ask_later(connection, study, limits, now)
+        _ask_later(connection, study, terms)
         return
-    store.set_counting(connection, study.study_instance_uid, counting=False, quiet_at=min(study.quiet_at, now))
-    complete(
-        connection,
-        study.study_instance_uid,
-        pipelines=pipelines,
-        limits=limits,
-        now=now,
-        reason=CompletionReason.COUNTED,
-    )
+    store.set_counting(connection, study.study_instance_uid, counting=False, quiet_at=min(study.quiet_at, terms.now))
+    complete(connection, study.study_instance_uid, terms=terms, reason=CompletionReason.COUNTED)
 
 
 def _not_sent_meanwhile(connection: Connection, study: Study, counted: Counted) -> list[ReceivedInstance]:
@@ -137,27 +115,19 @@ def _not_sent_meanwhile(connection: Connection, study: Study, counted: Counted) 
     return [one for one in counted.pulled if one.sop_instance_uid not in sent]
 
 
-def _ask_later(connection: Connection, study: Study, limits: QueueSettings, now: float) -> None:
+def _ask_later(connection: Connection, study: Study, terms: Terms) -> None:
     if study.state is not StudyState.RECEIVED:
         return  # A person closed it during the question; what came of that keeps its reason.
-    again_at = max(study.quiet_at, now + limits.ask_again_s)
+    again_at = max(study.quiet_at, terms.now + terms.limits.ask_again_s)
     store.set_counting(connection, study.study_instance_uid, counting=False, quiet_at=again_at)
 
 
-def complete(
-    connection: Connection,
-    study_instance_uid: str,
-    *,
-    pipelines: Sequence[Pipeline],
-    limits: QueueSettings,
-    now: float,
-    reason: CompletionReason,
-) -> bool:
+def complete(connection: Connection, study_instance_uid: str, *, terms: Terms, reason: CompletionReason) -> bool:
     """Decide what becomes of a study whose images are all here; say whether there was anything to decide."""
     study = store.lock_study(connection, study_instance_uid)
     if study.state is not StudyState.RECEIVED:
         return False
-    if reason is CompletionReason.QUIET and study.quiet_at > now:
+    if reason is CompletionReason.QUIET and study.quiet_at > terms.now:
         return False
     if store.has_unclassed(connection, study_instance_uid):
         return False  # The next sweep looks again once the copies are compared.
@@ -167,7 +137,7 @@ def complete(
         generations.hold(
             connection,
             study_instance_uid,
-            now=now,
+            now=terms.now,
             reason="patient_identity_differs",
             detail=f"The images of this study disagree about {', '.join(differing)}, so no draft is written.",
         )
@@ -178,19 +148,19 @@ def complete(
             connection,
             study_instance_uid,
             StudyState.REFUSED,
-            now=now,
+            now=terms.now,
             reason="every_image_rejected",
             detail="A rejection note took every image out of this study.",
             completion_reason=reason,
         )
         return True
-    pipeline = choose(pipelines, current)
+    pipeline = choose(terms.pipelines, current)
     if pipeline is None:
         store.set_state(
             connection,
             study_instance_uid,
             StudyState.UNMATCHED,
-            now=now,
+            now=terms.now,
             reason="no_pipeline_matches",
             detail="No pipeline wants this study.",
             completion_reason=reason,
@@ -200,11 +170,11 @@ def complete(
         connection,
         study_instance_uid,
         StudyState.COMPLETE,
-        now=now,
+        now=terms.now,
         pipeline=pipeline.name,
         completion_reason=reason,
     )
-    _enqueue(connection, study, "read", limits=limits, now=now, priority=pipeline.priority)
+    _enqueue(connection, study, "read", terms=terms, priority=pipeline.priority)
     return True
 
 
@@ -213,8 +183,7 @@ def _enqueue(
     study: Study,
     step: str,
     *,
-    limits: QueueSettings,
-    now: float,
+    terms: Terms,
     priority: int,
     subject: str = "",
 ) -> None:
@@ -228,8 +197,8 @@ def _enqueue(
         generation=study.generation,
         subject=subject,
         priority=priority,
-        max_attempts=_max_attempts(step, limits),
-        now=now,
+        max_attempts=_max_attempts(step, terms.limits),
+        now=terms.now,
     )
 
 
@@ -308,7 +277,7 @@ def _load_classify(connection: Connection, job: Job, study: Study) -> Case:
     )
 
 
-def begin_send(connection: Connection, job: Job, *, limits: QueueSettings, now: float) -> None:
+def begin_send(connection: Connection, job: Job, *, terms: Terms) -> None:
     """Note, under the fence, that bytes are about to leave; commit before sending.
 
     Raises
@@ -319,21 +288,13 @@ def begin_send(connection: Connection, job: Job, *, limits: QueueSettings, now: 
         When a repeated object arrived since and has to be compared first.
     """
     store.lock_study(connection, job.study_instance_uid)
-    queue.renew(connection, job, lease_until=now + limits.lease_s)
+    queue.renew(connection, job, lease_until=terms.now + terms.limits.lease_s)
     if store.has_unclassed(connection, job.study_instance_uid):
         raise Retryable("An image that arrived twice with other bytes is still being compared.")
-    store.mark_sending(connection, job, now=now)
+    store.mark_sending(connection, job, now=terms.now)
 
 
-def advance(
-    connection: Connection,
-    job: Job,
-    outcome: Outcome,
-    *,
-    pipelines: Sequence[Pipeline],
-    limits: QueueSettings,
-    now: float,
-) -> None:
+def advance(connection: Connection, job: Job, outcome: Outcome, *, terms: Terms) -> None:
     """Commit the outcome of a step together with the jobs it asks for.
 
     Raises
@@ -344,56 +305,67 @@ def advance(
     if isinstance(outcome, Counted) and outcome.pulled:
         store.lock_recording(connection)
     study = store.lock_study(connection, job.study_instance_uid)
-    queue.finish(connection, job, now=now)
+    queue.finish(connection, job, now=terms.now)
     match outcome:
         case Drafted():
-            if outcome.reading.generation != job.generation or study.generation != job.generation:
-                raise LostLease
-            store.add_reading(connection, outcome.reading, now=now)
-            pipeline = next(one for one in pipelines if one.name == study.pipeline)
-            for destination in pipeline.destinations:
-                _enqueue(
-                    connection,
-                    study,
-                    "prepare",
-                    limits=limits,
-                    now=now,
-                    priority=pipeline.priority,
-                    subject=destination,
-                )
-            _note(connection, job, now, "drafted", f"sha256 {outcome.reading.sha256[:16]}")
+            _take_draft(connection, study, job, outcome, terms=terms)
         case Refused():
-            store.set_state(
-                connection,
-                job.study_instance_uid,
-                StudyState.REFUSED,
-                now=now,
-                reason=outcome.reason,
-                detail=outcome.detail,
-            )
+            _refuse(connection, job, outcome, terms.now)
         case Held():
-            generations.hold(
-                connection,
-                job.study_instance_uid,
-                now=now,
-                reason=outcome.reason,
-                detail=outcome.detail,
-                stop_others=not outcome.only_this_output,
-            )
+            _hold(connection, job, outcome, terms.now)
         case Prepared():
-            sha256 = hashlib.sha256(outcome.content).hexdigest()
-            store.freeze_output(connection, job, outcome, sha256=sha256, now=now)
-            _enqueue(connection, study, "send", limits=limits, now=now, priority=0, subject=job.subject)
-            _note(connection, job, now, "output_frozen", f"{job.subject} {outcome.object_uid}")
+            _freeze(connection, study, job, outcome, terms=terms)
         case Delivered():
-            store.mark_delivered(connection, job, acknowledgement=outcome.acknowledgement, now=now)
-            _note(connection, job, now, "output_delivered", f"{job.subject} {outcome.acknowledgement}")
+            _note_delivery(connection, job, outcome, terms.now)
         case Classed():
-            _class_repeated(connection, job, outcome, now)
+            _class_repeated(connection, job, outcome, terms.now)
         case Counted():
-            _note(connection, job, now, "archive_counted", f"{outcome.expected} images")
-            _take_count(connection, study, outcome, pipelines=pipelines, limits=limits, now=now)
-    settle(connection, job.study_instance_uid, now)
+            _take_count(connection, study, job, outcome, terms=terms)
+    settle(connection, job.study_instance_uid, terms.now)
+
+
+def _take_draft(connection: Connection, study: Study, job: Job, outcome: Drafted, *, terms: Terms) -> None:
+    if outcome.reading.generation != job.generation or study.generation != job.generation:
+        raise LostLease
+    store.add_reading(connection, outcome.reading, now=terms.now)
+    pipeline = next(one for one in terms.pipelines if one.name == study.pipeline)
+    for destination in pipeline.destinations:
+        _enqueue(connection, study, "prepare", terms=terms, priority=pipeline.priority, subject=destination)
+    _note(connection, job, terms.now, "drafted", f"sha256 {outcome.reading.sha256[:16]}")
+
+
+def _refuse(connection: Connection, job: Job, outcome: Refused, now: float) -> None:
+    store.set_state(
+        connection,
+        job.study_instance_uid,
+        StudyState.REFUSED,
+        now=now,
+        reason=outcome.reason,
+        detail=outcome.detail,
+    )
+
+
+def _hold(connection: Connection, job: Job, outcome: Held, now: float) -> None:
+    generations.hold(
+        connection,
+        job.study_instance_uid,
+        now=now,
+        reason=outcome.reason,
+        detail=outcome.detail,
+        stop_others=not outcome.only_this_output,
+    )
+
+
+def _freeze(connection: Connection, study: Study, job: Job, outcome: Prepared, *, terms: Terms) -> None:
+    sha256 = hashlib.sha256(outcome.content).hexdigest()
+    store.freeze_output(connection, job, outcome, sha256=sha256, now=terms.now)
+    _enqueue(connection, study, "send", terms=terms, priority=0, subject=job.subject)
+    _note(connection, job, terms.now, "output_frozen", f"{job.subject} {outcome.object_uid}")
+
+
+def _note_delivery(connection: Connection, job: Job, outcome: Delivered, now: float) -> None:
+    store.mark_delivered(connection, job, acknowledgement=outcome.acknowledgement, now=now)
+    _note(connection, job, now, "output_delivered", f"{job.subject} {outcome.acknowledgement}")
 
 
 def _class_repeated(connection: Connection, job: Job, outcome: Classed, now: float) -> None:
@@ -411,15 +383,7 @@ def _class_repeated(connection: Connection, job: Job, outcome: Classed, now: flo
     )
 
 
-def fail(
-    connection: Connection,
-    job: Job,
-    error: BaseException,
-    *,
-    limits: QueueSettings,
-    now: float,
-    random: Random,
-) -> None:
+def fail(connection: Connection, job: Job, error: BaseException, *, terms: Terms, random: Random) -> None:
     """Write a failed attempt: a later try, or the end of the job until a person retries it.
 
     Raises
@@ -432,31 +396,33 @@ def fail(
     # Only our own errors speak in sentences that are safe to keep; a foreign one may quote a header.
     detail = str(error) if isinstance(error, WetreadError) else f"Unexpected {type(error).__name__}."
     if isinstance(error, IdentityConflict):
-        queue.finish(connection, job, now=now)
-        generations.hold(connection, job.study_instance_uid, now=now, reason=reason, detail=detail)
+        queue.finish(connection, job, now=terms.now)
+        generations.hold(connection, job.study_instance_uid, now=terms.now, reason=reason, detail=detail)
         return
     if job.step == "count":
-        queue.finish(connection, job, now=now)
-        _note(connection, job, now, "archive_did_not_count", reason)
-        _ask_later(connection, store.get_study(connection, job.study_instance_uid), limits, now)
+        queue.finish(connection, job, now=terms.now)
+        _note(connection, job, terms.now, "archive_did_not_count", reason)
+        _ask_later(connection, store.get_study(connection, job.study_instance_uid), terms)
         return
     permanent = isinstance(error, WetreadError) and not isinstance(error, Retryable)
     if permanent or job.attempt >= job.max_attempts:
-        queue.bury(connection, job, now=now, reason=reason, detail=detail)
-        _note(connection, job, now, "job_died", f"{job.step} {reason}")
+        queue.bury(connection, job, now=terms.now, reason=reason, detail=detail)
+        _note(connection, job, terms.now, "job_died", f"{job.step} {reason}")
         if job.step == "classify":
             # Nobody could tell the copies apart, so nobody may read either.
             generations.hold(
                 connection,
                 job.study_instance_uid,
-                now=now,
+                now=terms.now,
                 reason="repeated_image_not_compared",
                 detail="An image arrived twice with other bytes and the copies could not be compared.",
             )
-        settle(connection, job.study_instance_uid, now)
+        settle(connection, job.study_instance_uid, terms.now)
         return
-    longest_s = min(limits.backoff_cap_s, limits.backoff_first_s * 2 ** (job.attempt - 1))
-    queue.retry(connection, job, now=now, wait_s=longest_s * random.uniform(0.5, 1.0), reason=reason, detail=detail)
+    longest_s = min(terms.limits.backoff_cap_s, terms.limits.backoff_first_s * 2 ** (job.attempt - 1))
+    queue.retry(
+        connection, job, now=terms.now, wait_s=longest_s * random.uniform(0.5, 1.0), reason=reason, detail=detail
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -468,7 +434,7 @@ class WorkerVanished(Retryable):
     """The worker that held the job went silent."""
 
 
-def expire(connection: Connection, job: Job, *, limits: QueueSettings, now: float, random: Random) -> bool:
+def expire(connection: Connection, job: Job, *, terms: Terms, random: Random) -> bool:
     """Give the job of a silent worker to another one, or end it when it keeps killing its workers.
 
     Returns
@@ -477,9 +443,9 @@ def expire(connection: Connection, job: Job, *, limits: QueueSettings, now: floa
     """
     # The study before the job, as everywhere: two locks taken in two orders would be a deadlock.
     store.lock_study(connection, job.study_instance_uid)
-    if not queue.is_expired(connection, job, now=now):
+    if not queue.is_expired(connection, job, now=terms.now):
         return False
-    fail(connection, job, WorkerVanished(), limits=limits, now=now, random=random)
+    fail(connection, job, WorkerVanished(), terms=terms, random=random)
     return True
 
 

@@ -21,9 +21,7 @@ def close(study_instance_uid: str, config_directory: Path | None, data_directory
             state = decisions.close(
                 connection,
                 study_instance_uid,
-                pipelines=wiring.pipelines,
-                limits=wiring.settings.queue,
-                now=wiring.clock.now(connection),
+                terms=wiring.terms(connection),
                 actor=f"person {getpass.getuser()}",
             )
     except KeyError:

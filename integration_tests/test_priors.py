@@ -149,10 +149,8 @@ def wired(pacs: foreign.Orthanc, engine: Engine, folder: Path, max_studies: int)
         settle_quiet(
             connection,
             f"{ROOT}.1",
-            pipelines=wiring.pipelines,
-            limits=settings.queue,
+            terms=replace(wiring.terms(connection), now=MORNING + 5),
             archive=settings.archive,
-            now=MORNING + 5,
         )
     wiring.clock.advance(10)  # type: ignore[attr-defined]
     return wiring

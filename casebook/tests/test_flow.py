@@ -23,6 +23,7 @@ from casebook.errors import (
 from casebook.outcomes import Classed, Counted, Delivered, Drafted, Held, Outcome, Prepared, Refused
 from casebook.settings import ArchiveSettings, QueueSettings
 from casebook.study import CompletionReason, InstanceStatus, Study, StudyState
+from casebook.terms import Terms
 from casebook.testing import FrozenClock, a_header, a_pipeline, a_reading, a_received_instance
 from casebook.wiring import Wiring
 
@@ -39,6 +40,10 @@ class Room:
         self.clock = clock
         self.pipelines = wiring.pipelines
 
+    @property
+    def terms(self) -> Terms:
+        return Terms(pipelines=self.pipelines, limits=LIMITS, now=self.clock.at)
+
     def write(self, action: Callable[[Connection], object]) -> None:
         with self.wiring.write() as connection:
             action(connection)
@@ -49,9 +54,7 @@ class Room:
 
     def settle(self, archive: ArchiveSettings | None = None) -> bool:
         with self.wiring.write() as connection:
-            return flow.settle_quiet(
-                connection, UID, pipelines=self.pipelines, limits=LIMITS, archive=archive, now=self.clock.at
-            )
+            return flow.settle_quiet(connection, UID, terms=self.terms, archive=archive)
 
     def complete(self) -> None:
         self.clock.advance(31)
@@ -72,13 +75,13 @@ class Room:
             return flow.load_case(connection, job, self.pipelines)
 
     def begin_send(self, job: Job) -> None:
-        self.write(lambda c: flow.begin_send(c, job, limits=LIMITS, now=self.clock.at))
+        self.write(lambda c: flow.begin_send(c, job, terms=self.terms))
 
     def advance(self, job: Job, outcome: Outcome) -> None:
-        self.write(lambda c: flow.advance(c, job, outcome, pipelines=self.pipelines, limits=LIMITS, now=self.clock.at))
+        self.write(lambda c: flow.advance(c, job, outcome, terms=self.terms))
 
     def fail(self, job: Job, error: BaseException) -> None:
-        self.write(lambda c: flow.fail(c, job, error, limits=LIMITS, now=self.clock.at, random=Random(1)))
+        self.write(lambda c: flow.fail(c, job, error, terms=self.terms, random=Random(1)))
 
     def read(self) -> None:
         job = self.claim("read")
@@ -199,14 +202,7 @@ def test_a_study_with_a_copy_not_yet_compared_is_not_complete(room: Room) -> Non
 def test_a_person_may_close_a_study_before_it_is_quiet(room: Room) -> None:
     room.receive(1)
     with room.wiring.write() as connection:
-        assert flow.complete(
-            connection,
-            UID,
-            pipelines=room.pipelines,
-            limits=LIMITS,
-            now=room.clock.at,
-            reason=CompletionReason.FORCED,
-        )
+        assert flow.complete(connection, UID, terms=room.terms, reason=CompletionReason.FORCED)
 
     assert room.study().completion_reason is CompletionReason.FORCED
 
@@ -330,11 +326,7 @@ def test_a_count_that_fails_after_a_person_closed_the_study_keeps_its_reason(roo
     room.clock.advance(31)
     room.settle(ARCHIVE)
     job = room.claim("count")
-    room.write(
-        lambda c: flow.complete(
-            c, UID, pipelines=room.pipelines, limits=LIMITS, now=room.clock.at, reason=CompletionReason.FORCED
-        )
-    )
+    room.write(lambda c: flow.complete(c, UID, terms=room.terms, reason=CompletionReason.FORCED))
 
     room.fail(job, PeerUnavailable())
 
@@ -736,7 +728,7 @@ def test_a_silent_worker_costs_one_attempt_and_too_many_kill_the_job(room: Room)
         job = room.claim("read")
         room.clock.advance(61)
         with room.wiring.write() as connection:
-            assert flow.expire(connection, job, limits=LIMITS, now=room.clock.at, random=Random(1))
+            assert flow.expire(connection, job, terms=room.terms, random=Random(1))
         room.clock.advance(100)
 
     assert room.study().state is StudyState.DEAD
@@ -750,7 +742,7 @@ def test_a_lease_that_was_renewed_in_time_does_not_expire(room: Room) -> None:
     room.write(lambda c: queue.renew(c, job, lease_until=room.clock.at + 60))
 
     with room.wiring.write() as connection:
-        assert not flow.expire(connection, job, limits=LIMITS, now=room.clock.at, random=Random(1))
+        assert not flow.expire(connection, job, terms=room.terms, random=Random(1))
     room.advance(job, Drafted(reading=a_reading(UID)))
 
 
@@ -816,9 +808,7 @@ def test_the_timeline_names_who_closed_a_study(room: Room) -> None:
     room.receive(1)
 
     def close(connection: Connection) -> object:
-        return decisions.close(
-            connection, UID, pipelines=room.pipelines, limits=LIMITS, now=room.clock.at, actor="person x"
-        )
+        return decisions.close(connection, UID, terms=room.terms, actor="person x")
 
     room.write(close)
 
@@ -835,7 +825,7 @@ def test_a_study_with_a_copy_not_compared_cannot_be_closed(room: Room) -> None:
     room.receive(1, content=b"other")
 
     with pytest.raises(WrongState, match="compared"), room.wiring.write() as connection:
-        decisions.close(connection, UID, pipelines=room.pipelines, limits=LIMITS, now=room.clock.at, actor="person x")
+        decisions.close(connection, UID, terms=room.terms, actor="person x")
 
 
 def test_a_released_study_goes_on_with_the_images_of_one_patient(room: Room) -> None:
@@ -945,9 +935,7 @@ def test_a_rolled_back_step_leaves_neither_result_nor_next_jobs(room: Room) -> N
             connection,
             job,
             Drafted(reading=a_reading(UID)),
-            pipelines=room.pipelines,
-            limits=LIMITS,
-            now=room.clock.at,
+            terms=room.terms,
         )
         connection.get_transaction().rollback()  # type: ignore[union-attr]
 

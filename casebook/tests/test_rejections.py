@@ -16,6 +16,7 @@ from casebook.study import (
     Study,
     StudyState,
 )
+from casebook.terms import Terms
 from casebook.testing import MORNING, a_pipeline, a_received_instance, sqlite_database
 
 STUDY = "1.2.3"
@@ -46,7 +47,10 @@ def record(engine: Engine, *received: ReceivedInstance) -> None:
 def complete(engine: Engine, now: float = MORNING + 1000) -> Study:
     with database.write(engine) as connection:
         flow.complete(
-            connection, STUDY, pipelines=_PIPELINES, limits=QueueSettings(), now=now, reason=CompletionReason.QUIET
+            connection,
+            STUDY,
+            terms=Terms(pipelines=_PIPELINES, limits=QueueSettings(), now=now),
+            reason=CompletionReason.QUIET,
         )
         return store.get_study(connection, STUDY)
 

@@ -380,14 +380,7 @@ def test_every_state_has_its_sentence(wiring: Wiring, clock: FrozenClock) -> Non
 def test_a_study_forced_by_a_person_goes_on(wiring: Wiring, clock: FrozenClock) -> None:
     receive(wiring, 1)
     with wiring.write() as connection:
-        flow.complete(
-            connection,
-            STUDY,
-            pipelines=wiring.pipelines,
-            limits=wiring.settings.queue,
-            now=clock.now(),
-            reason=CompletionReason.FORCED,
-        )
+        flow.complete(connection, STUDY, terms=wiring.terms(connection), reason=CompletionReason.FORCED)
 
     assert say(wiring).study.completion_reason is CompletionReason.FORCED
 
