@@ -9,8 +9,8 @@ from benchmarks.evidence import REPOSITORY, NoProof, Run, write_evidence
 from casebook.checks import load_checks
 from training.evaluate_phantom import FIRST_SEED, Tally, evaluate, tell
 from training.options import FIRST_TRAINING_SEED
+from worker.reader.loaders import open_writer
 from worker.reader.registry import ModelEntry, load_entry
-from worker.reader.writer import open_writer
 
 #: Phantoms the promise is about; fewer are a look, never evidence.
 REQUIRED_N = 500

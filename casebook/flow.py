@@ -11,15 +11,15 @@ twice, late or in another order than its siblings cannot leave it wrong.
 """
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
 from sqlalchemy import Connection
 
-from casebook import audit, queue, store
+from casebook import audit, generations, intake, queue, store
 from casebook.case import Case, Job
-from casebook.errors import IdentityConflict, LostLease, Retryable, SettingsError, WetreadError, WrongState
+from casebook.errors import IdentityConflict, LostLease, Retryable, SettingsError, WetreadError
 from casebook.outcomes import Classed, Counted, Delivered, Drafted, Held, Outcome, Prepared, Refused
 from casebook.pipelines import Pipeline, choose
 from casebook.settings import ArchiveSettings, QueueSettings
@@ -28,10 +28,10 @@ from casebook.study import (
     InstanceStatus,
     ReceivedInstance,
     Study,
-    StudyHeader,
     StudyState,
     contradictions,
 )
+from casebook.terms import Terms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +67,8 @@ def settle_quiet(
     connection: Connection,
     study_instance_uid: str,
     *,
-    pipelines: Sequence[Pipeline],
-    limits: QueueSettings,
+    terms: Terms,
     archive: ArchiveSettings | None,
-    now: float,
 ) -> bool:
     """Complete a quiet study, or first ask the archive how many images it has; say whether it is complete.
 
@@ -78,53 +76,32 @@ def settle_quiet(
     it is, and the draft says "n of m".
     """
     study = store.lock_study(connection, study_instance_uid)
-    if study.state is not StudyState.RECEIVED or study.quiet_at > now or study.reason == store.COUNTING:
+    if study.state is not StudyState.RECEIVED or study.quiet_at > terms.now or study.reason == store.COUNTING:
         return False
     asked = store.questions(connection, study_instance_uid, study.generation)
     if archive is None or asked >= archive.max_questions:
-        return complete(
-            connection,
-            study_instance_uid,
-            pipelines=pipelines,
-            limits=limits,
-            now=now,
-            reason=CompletionReason.QUIET,
-        )
+        return complete(connection, study_instance_uid, terms=terms, reason=CompletionReason.QUIET)
     store.set_counting(connection, study_instance_uid, counting=True, quiet_at=study.quiet_at)
-    _enqueue(connection, study, "count", limits=limits, now=now, priority=0, subject=str(asked + 1))
+    _enqueue(connection, study, "count", terms=terms, priority=0, subject=str(asked + 1))
     return False
 
 
-def _take_count(
-    connection: Connection,
-    study: Study,
-    counted: Counted,
-    *,
-    pipelines: Sequence[Pipeline],
-    limits: QueueSettings,
-    now: float,
-) -> None:
+def _take_count(connection: Connection, study: Study, job: Job, counted: Counted, *, terms: Terms) -> None:
+    _note(connection, job, terms.now, "archive_counted", f"{counted.expected} images")
     # What was fetched just now extends the quiet period; what the sender still sends did so before.
-    was_quiet = study.quiet_at <= now
-    store.record_instances(connection, _not_sent_meanwhile(connection, study, counted), now)
-    store.add_priors(connection, study.study_instance_uid, counted.priors, now=now)
+    was_quiet = study.quiet_at <= terms.now
+    intake.record_instances(connection, _not_sent_meanwhile(connection, study, counted), terms.now)
+    store.add_priors(connection, study.study_instance_uid, counted.priors, now=terms.now)
     held = store.recount(connection, study.study_instance_uid)
     store.set_expected(connection, study.study_instance_uid, counted.expected)
     study = store.get_study(connection, study.study_instance_uid)
     if study.state is not StudyState.RECEIVED:
         return  # What was fetched contradicts what was here: the study is held now.
     if held < counted.expected or not was_quiet:
-        _ask_later(connection, study, limits, now)
+        _ask_later(connection, study, terms)
         return
-    store.set_counting(connection, study.study_instance_uid, counting=False, quiet_at=min(study.quiet_at, now))
-    complete(
-        connection,
-        study.study_instance_uid,
-        pipelines=pipelines,
-        limits=limits,
-        now=now,
-        reason=CompletionReason.COUNTED,
-    )
+    store.set_counting(connection, study.study_instance_uid, counting=False, quiet_at=min(study.quiet_at, terms.now))
+    complete(connection, study.study_instance_uid, terms=terms, reason=CompletionReason.COUNTED)
 
 
 def _not_sent_meanwhile(connection: Connection, study: Study, counted: Counted) -> list[ReceivedInstance]:
@@ -138,37 +115,29 @@ def _not_sent_meanwhile(connection: Connection, study: Study, counted: Counted) 
     return [one for one in counted.pulled if one.sop_instance_uid not in sent]
 
 
-def _ask_later(connection: Connection, study: Study, limits: QueueSettings, now: float) -> None:
+def _ask_later(connection: Connection, study: Study, terms: Terms) -> None:
     if study.state is not StudyState.RECEIVED:
         return  # A person closed it during the question; what came of that keeps its reason.
-    again_at = max(study.quiet_at, now + limits.ask_again_s)
+    again_at = max(study.quiet_at, terms.now + terms.limits.ask_again_s)
     store.set_counting(connection, study.study_instance_uid, counting=False, quiet_at=again_at)
 
 
-def complete(
-    connection: Connection,
-    study_instance_uid: str,
-    *,
-    pipelines: Sequence[Pipeline],
-    limits: QueueSettings,
-    now: float,
-    reason: CompletionReason,
-) -> bool:
+def complete(connection: Connection, study_instance_uid: str, *, terms: Terms, reason: CompletionReason) -> bool:
     """Decide what becomes of a study whose images are all here; say whether there was anything to decide."""
     study = store.lock_study(connection, study_instance_uid)
     if study.state is not StudyState.RECEIVED:
         return False
-    if reason is CompletionReason.QUIET and study.quiet_at > now:
+    if reason is CompletionReason.QUIET and study.quiet_at > terms.now:
         return False
     if store.has_unclassed(connection, study_instance_uid):
         return False  # The next sweep looks again once the copies are compared.
     current = store.instances(connection, study_instance_uid)
     differing = contradictions([one.header for one in current])
     if differing:
-        store.hold(
+        generations.hold(
             connection,
             study_instance_uid,
-            now=now,
+            now=terms.now,
             reason="patient_identity_differs",
             detail=f"The images of this study disagree about {', '.join(differing)}, so no draft is written.",
         )
@@ -179,19 +148,19 @@ def complete(
             connection,
             study_instance_uid,
             StudyState.REFUSED,
-            now=now,
+            now=terms.now,
             reason="every_image_rejected",
             detail="A rejection note took every image out of this study.",
             completion_reason=reason,
         )
         return True
-    pipeline = choose(pipelines, current)
+    pipeline = choose(terms.pipelines, current)
     if pipeline is None:
         store.set_state(
             connection,
             study_instance_uid,
             StudyState.UNMATCHED,
-            now=now,
+            now=terms.now,
             reason="no_pipeline_matches",
             detail="No pipeline wants this study.",
             completion_reason=reason,
@@ -201,11 +170,11 @@ def complete(
         connection,
         study_instance_uid,
         StudyState.COMPLETE,
-        now=now,
+        now=terms.now,
         pipeline=pipeline.name,
         completion_reason=reason,
     )
-    _enqueue(connection, study, "read", limits=limits, now=now, priority=pipeline.priority)
+    _enqueue(connection, study, "read", terms=terms, priority=pipeline.priority)
     return True
 
 
@@ -214,8 +183,7 @@ def _enqueue(
     study: Study,
     step: str,
     *,
-    limits: QueueSettings,
-    now: float,
+    terms: Terms,
     priority: int,
     subject: str = "",
 ) -> None:
@@ -229,8 +197,8 @@ def _enqueue(
         generation=study.generation,
         subject=subject,
         priority=priority,
-        max_attempts=_max_attempts(step, limits),
-        now=now,
+        max_attempts=_max_attempts(step, terms.limits),
+        now=terms.now,
     )
 
 
@@ -309,7 +277,7 @@ def _load_classify(connection: Connection, job: Job, study: Study) -> Case:
     )
 
 
-def begin_send(connection: Connection, job: Job, *, limits: QueueSettings, now: float) -> None:
+def begin_send(connection: Connection, job: Job, *, terms: Terms) -> None:
     """Note, under the fence, that bytes are about to leave; commit before sending.
 
     Raises
@@ -320,21 +288,13 @@ def begin_send(connection: Connection, job: Job, *, limits: QueueSettings, now: 
         When a repeated object arrived since and has to be compared first.
     """
     store.lock_study(connection, job.study_instance_uid)
-    queue.renew(connection, job, lease_until=now + limits.lease_s)
+    queue.renew(connection, job, lease_until=terms.now + terms.limits.lease_s)
     if store.has_unclassed(connection, job.study_instance_uid):
         raise Retryable("An image that arrived twice with other bytes is still being compared.")
-    store.mark_sending(connection, job, now=now)
+    store.mark_sending(connection, job, now=terms.now)
 
 
-def advance(
-    connection: Connection,
-    job: Job,
-    outcome: Outcome,
-    *,
-    pipelines: Sequence[Pipeline],
-    limits: QueueSettings,
-    now: float,
-) -> None:
+def advance(connection: Connection, job: Job, outcome: Outcome, *, terms: Terms) -> None:
     """Commit the outcome of a step together with the jobs it asks for.
 
     Raises
@@ -345,56 +305,67 @@ def advance(
     if isinstance(outcome, Counted) and outcome.pulled:
         store.lock_recording(connection)
     study = store.lock_study(connection, job.study_instance_uid)
-    queue.finish(connection, job, now=now)
+    queue.finish(connection, job, now=terms.now)
     match outcome:
         case Drafted():
-            if outcome.reading.generation != job.generation or study.generation != job.generation:
-                raise LostLease
-            store.add_reading(connection, outcome.reading, now=now)
-            pipeline = next(one for one in pipelines if one.name == study.pipeline)
-            for destination in pipeline.destinations:
-                _enqueue(
-                    connection,
-                    study,
-                    "prepare",
-                    limits=limits,
-                    now=now,
-                    priority=pipeline.priority,
-                    subject=destination,
-                )
-            _note(connection, job, now, "drafted", f"sha256 {outcome.reading.sha256[:16]}")
+            _take_draft(connection, study, job, outcome, terms=terms)
         case Refused():
-            store.set_state(
-                connection,
-                job.study_instance_uid,
-                StudyState.REFUSED,
-                now=now,
-                reason=outcome.reason,
-                detail=outcome.detail,
-            )
+            _refuse(connection, job, outcome, terms.now)
         case Held():
-            store.hold(
-                connection,
-                job.study_instance_uid,
-                now=now,
-                reason=outcome.reason,
-                detail=outcome.detail,
-                stop_others=not outcome.only_this_output,
-            )
+            _hold(connection, job, outcome, terms.now)
         case Prepared():
-            sha256 = hashlib.sha256(outcome.content).hexdigest()
-            store.freeze_output(connection, job, outcome, sha256=sha256, now=now)
-            _enqueue(connection, study, "send", limits=limits, now=now, priority=0, subject=job.subject)
-            _note(connection, job, now, "output_frozen", f"{job.subject} {outcome.object_uid}")
+            _freeze(connection, study, job, outcome, terms=terms)
         case Delivered():
-            store.mark_delivered(connection, job, acknowledgement=outcome.acknowledgement, now=now)
-            _note(connection, job, now, "output_delivered", f"{job.subject} {outcome.acknowledgement}")
+            _note_delivery(connection, job, outcome, terms.now)
         case Classed():
-            _class_repeated(connection, job, outcome, now)
+            _class_repeated(connection, job, outcome, terms.now)
         case Counted():
-            _note(connection, job, now, "archive_counted", f"{outcome.expected} images")
-            _take_count(connection, study, outcome, pipelines=pipelines, limits=limits, now=now)
-    _settle(connection, job.study_instance_uid, now)
+            _take_count(connection, study, job, outcome, terms=terms)
+    settle(connection, job.study_instance_uid, terms.now)
+
+
+def _take_draft(connection: Connection, study: Study, job: Job, outcome: Drafted, *, terms: Terms) -> None:
+    if outcome.reading.generation != job.generation or study.generation != job.generation:
+        raise LostLease
+    store.add_reading(connection, outcome.reading, now=terms.now)
+    pipeline = next(one for one in terms.pipelines if one.name == study.pipeline)
+    for destination in pipeline.destinations:
+        _enqueue(connection, study, "prepare", terms=terms, priority=pipeline.priority, subject=destination)
+    _note(connection, job, terms.now, "drafted", f"sha256 {outcome.reading.sha256[:16]}")
+
+
+def _refuse(connection: Connection, job: Job, outcome: Refused, now: float) -> None:
+    store.set_state(
+        connection,
+        job.study_instance_uid,
+        StudyState.REFUSED,
+        now=now,
+        reason=outcome.reason,
+        detail=outcome.detail,
+    )
+
+
+def _hold(connection: Connection, job: Job, outcome: Held, now: float) -> None:
+    generations.hold(
+        connection,
+        job.study_instance_uid,
+        now=now,
+        reason=outcome.reason,
+        detail=outcome.detail,
+        stop_others=not outcome.only_this_output,
+    )
+
+
+def _freeze(connection: Connection, study: Study, job: Job, outcome: Prepared, *, terms: Terms) -> None:
+    sha256 = hashlib.sha256(outcome.content).hexdigest()
+    store.freeze_output(connection, job, outcome, sha256=sha256, now=terms.now)
+    _enqueue(connection, study, "send", terms=terms, priority=0, subject=job.subject)
+    _note(connection, job, terms.now, "output_frozen", f"{job.subject} {outcome.object_uid}")
+
+
+def _note_delivery(connection: Connection, job: Job, outcome: Delivered, now: float) -> None:
+    store.mark_delivered(connection, job, acknowledgement=outcome.acknowledgement, now=now)
+    _note(connection, job, now, "output_delivered", f"{job.subject} {outcome.acknowledgement}")
 
 
 def _class_repeated(connection: Connection, job: Job, outcome: Classed, now: float) -> None:
@@ -403,7 +374,7 @@ def _class_repeated(connection: Connection, job: Job, outcome: Classed, now: flo
     if outcome.is_variant:
         _note(connection, job, now, "repeated_image_is_variant", outcome.reason)
         return
-    store.hold(
+    generations.hold(
         connection,
         job.study_instance_uid,
         now=now,
@@ -412,15 +383,7 @@ def _class_repeated(connection: Connection, job: Job, outcome: Classed, now: flo
     )
 
 
-def fail(
-    connection: Connection,
-    job: Job,
-    error: BaseException,
-    *,
-    limits: QueueSettings,
-    now: float,
-    random: Random,
-) -> None:
+def fail(connection: Connection, job: Job, error: BaseException, *, terms: Terms, random: Random) -> None:
     """Write a failed attempt: a later try, or the end of the job until a person retries it.
 
     Raises
@@ -433,31 +396,33 @@ def fail(
     # Only our own errors speak in sentences that are safe to keep; a foreign one may quote a header.
     detail = str(error) if isinstance(error, WetreadError) else f"Unexpected {type(error).__name__}."
     if isinstance(error, IdentityConflict):
-        queue.finish(connection, job, now=now)
-        store.hold(connection, job.study_instance_uid, now=now, reason=reason, detail=detail)
+        queue.finish(connection, job, now=terms.now)
+        generations.hold(connection, job.study_instance_uid, now=terms.now, reason=reason, detail=detail)
         return
     if job.step == "count":
-        queue.finish(connection, job, now=now)
-        _note(connection, job, now, "archive_did_not_count", reason)
-        _ask_later(connection, store.get_study(connection, job.study_instance_uid), limits, now)
+        queue.finish(connection, job, now=terms.now)
+        _note(connection, job, terms.now, "archive_did_not_count", reason)
+        _ask_later(connection, store.get_study(connection, job.study_instance_uid), terms)
         return
     permanent = isinstance(error, WetreadError) and not isinstance(error, Retryable)
     if permanent or job.attempt >= job.max_attempts:
-        queue.bury(connection, job, now=now, reason=reason, detail=detail)
-        _note(connection, job, now, "job_died", f"{job.step} {reason}")
+        queue.bury(connection, job, now=terms.now, reason=reason, detail=detail)
+        _note(connection, job, terms.now, "job_died", f"{job.step} {reason}")
         if job.step == "classify":
             # Nobody could tell the copies apart, so nobody may read either.
-            store.hold(
+            generations.hold(
                 connection,
                 job.study_instance_uid,
-                now=now,
+                now=terms.now,
                 reason="repeated_image_not_compared",
                 detail="An image arrived twice with other bytes and the copies could not be compared.",
             )
-        _settle(connection, job.study_instance_uid, now)
+        settle(connection, job.study_instance_uid, terms.now)
         return
-    longest_s = min(limits.backoff_cap_s, limits.backoff_first_s * 2 ** (job.attempt - 1))
-    queue.retry(connection, job, now=now, wait_s=longest_s * random.uniform(0.5, 1.0), reason=reason, detail=detail)
+    longest_s = min(terms.limits.backoff_cap_s, terms.limits.backoff_first_s * 2 ** (job.attempt - 1))
+    queue.retry(
+        connection, job, now=terms.now, wait_s=longest_s * random.uniform(0.5, 1.0), reason=reason, detail=detail
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -469,7 +434,7 @@ class WorkerVanished(Retryable):
     """The worker that held the job went silent."""
 
 
-def expire(connection: Connection, job: Job, *, limits: QueueSettings, now: float, random: Random) -> bool:
+def expire(connection: Connection, job: Job, *, terms: Terms, random: Random) -> bool:
     """Give the job of a silent worker to another one, or end it when it keeps killing its workers.
 
     Returns
@@ -478,14 +443,14 @@ def expire(connection: Connection, job: Job, *, limits: QueueSettings, now: floa
     """
     # The study before the job, as everywhere: two locks taken in two orders would be a deadlock.
     store.lock_study(connection, job.study_instance_uid)
-    if not queue.is_expired(connection, job, now=now):
+    if not queue.is_expired(connection, job, now=terms.now):
         return False
-    fail(connection, job, WorkerVanished(), limits=limits, now=now, random=random)
+    fail(connection, job, WorkerVanished(), terms=terms, random=random)
     return True
 
 
-def _settle(connection: Connection, study_instance_uid: str, now: float) -> None:
-    # Derives the state from the rows; see the module docstring.
+def settle(connection: Connection, study_instance_uid: str, now: float) -> None:
+    """Derive the state of a study from its rows; see the module docstring."""
     study = store.get_study(connection, study_instance_uid)
     if study.state not in _DERIVED:
         return
@@ -512,137 +477,3 @@ def _note(connection: Connection, job: Job, now: float, action: str, detail: str
         study_instance_uid=job.study_instance_uid,
         detail=detail,
     )
-
-
-# ---- what a person decides ---------------------------------------------------------------------------------
-
-
-def retry_dead(connection: Connection, study_instance_uid: str, *, now: float, actor: str) -> int:
-    """Give the dead jobs of a study fresh attempts; say how many there were."""
-    store.lock_study(connection, study_instance_uid)
-    revived = queue.revive(connection, study_instance_uid=study_instance_uid, now=now)
-    if revived:
-        audit.record(connection, at=now, actor=actor, action="retried", study_instance_uid=study_instance_uid)
-        _settle(connection, study_instance_uid, now)
-    return revived
-
-
-def read_again(connection: Connection, study_instance_uid: str, *, now: float, actor: str) -> bool:
-    """Look anew at a study that was not read or not served, after its cause was mended; say whether it was one.
-
-    That is one that no pipeline wanted, one that was refused, and one held for one destination only.
-    """
-    study = store.lock_study(connection, study_instance_uid)
-    ended = study.state in (StudyState.UNMATCHED, StudyState.REFUSED) or store.holds_one_output(study)
-    if not ended or not study.instance_count:
-        return False
-    store.start_generation(connection, study, now=now, action="read_again")
-    store.set_state(connection, study_instance_uid, StudyState.RECEIVED, now=now, actor=actor, quiet_at=now)
-    return True
-
-
-def close(
-    connection: Connection,
-    study_instance_uid: str,
-    *,
-    pipelines: Sequence[Pipeline],
-    limits: QueueSettings,
-    now: float,
-    actor: str,
-) -> StudyState:
-    """Complete a study without its quiet period or the count of the archive; return its state then.
-
-    Raises
-    ------
-    WrongState
-        When the study does not receive images any more, or a repeated one has to be compared first.
-    """
-    study = store.lock_study(connection, study_instance_uid)
-    if study.state is not StudyState.RECEIVED:
-        raise WrongState(f"Only a study that still receives images can be closed; it is {study.state}.")
-    if store.has_unclassed(connection, study_instance_uid):
-        raise WrongState("A repeated image has to be compared first.")
-    audit.record(connection, at=now, actor=actor, action="declared_complete", study_instance_uid=study_instance_uid)
-    complete(
-        connection,
-        study_instance_uid,
-        pipelines=pipelines,
-        limits=limits,
-        now=now,
-        reason=CompletionReason.FORCED,
-    )
-    return store.get_study(connection, study_instance_uid).state
-
-
-def release(
-    connection: Connection,
-    study_instance_uid: str,
-    *,
-    patient_id: str,
-    accession_number: str | None = None,
-    patient_birth_date: str | None = None,
-    issuer_of_patient_id: str | None = None,
-    now: float,
-    actor: str,
-) -> int:
-    """Let a held study go on with only the images that carry one identity; say how many those are.
-
-    No image is re-labelled: the first copy with this identity counts, every other one is left out. What a
-    rejection note took out stays out.
-
-    Parameters
-    ----------
-    patient_id
-        PatientID of the images that may be read.
-    accession_number, patient_birth_date, issuer_of_patient_id
-        What else they have to carry; empty for images that carry none, None where it does not matter.
-
-    Raises
-    ------
-    IdentityConflict
-        When the study is not held or would be held again for the same reason, no image carries this identity,
-        or the images that do still contradict one another. Nothing is written then.
-    """
-    study = store.lock_study(connection, study_instance_uid)
-    if study.state is not StudyState.HELD:
-        raise IdentityConflict("Only a held study can be released.")
-    if store.holds_one_output(study):
-        raise IdentityConflict("Only one destination of this study cannot be served; no choice of images mends that.")
-    wanted = {
-        "patient_id": patient_id,
-        "accession_number": accession_number,
-        "patient_birth_date": patient_birth_date,
-        "issuer_of_patient_id": issuer_of_patient_id,
-    }
-    kept: dict[str, StudyHeader] = {}
-    decided: list[tuple[str, bool]] = []
-    rejected = store.rejections(connection, study_instance_uid)
-    statuses = [one for one in InstanceStatus if one is not InstanceStatus.OWN]
-    for one in store.instances(connection, study_instance_uid, statuses=statuses):
-        if one.sop_instance_uid in rejected:
-            continue
-        fits = one.sop_instance_uid not in kept and _carries(one.header, wanted)
-        if fits:
-            kept[one.sop_instance_uid] = one.header
-        decided.append((one.path, fits))
-    _refuse_unclear(kept.values())
-    for path, fits in decided:
-        status = InstanceStatus.CURRENT if fits else InstanceStatus.EXCLUDED
-        store.set_instance_status(connection, path, status, reason="" if fits else "left_out_at_release")
-    queue.supersede(connection, study_instance_uid=study_instance_uid, now=now, steps=("classify",), reason="released")
-    store.recount(connection, study_instance_uid)
-    store.start_generation(connection, study, now=now, action="released")
-    store.set_state(connection, study_instance_uid, StudyState.RECEIVED, now=now, actor=actor, quiet_at=now)
-    return len(kept)
-
-
-def _carries(header: StudyHeader, wanted: Mapping[str, str | None]) -> bool:
-    return all(value is None or getattr(header.identity, name) == value for name, value in wanted.items())
-
-
-def _refuse_unclear(kept: Collection[StudyHeader]) -> None:
-    if not kept:
-        raise IdentityConflict("No image of this study carries that identity; nothing was changed.")
-    differing = contradictions(kept)
-    if differing:
-        raise IdentityConflict(f"The images still disagree about {', '.join(differing)}; nothing was changed.")

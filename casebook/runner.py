@@ -124,7 +124,7 @@ class Runner:
             case = flow.load_case(connection, job, wiring.pipelines)
         if job.step == "send":
             with wiring.write() as connection:
-                flow.begin_send(connection, job, limits=wiring.settings.queue, now=wiring.clock.now(connection))
+                flow.begin_send(connection, job, terms=wiring.terms(connection))
         return case
 
     def commit(self, job: Job, outcome: Outcome) -> None:
@@ -136,14 +136,7 @@ class Runner:
             When the job is no longer ours.
         """
         with self._wiring.write() as connection:
-            flow.advance(
-                connection,
-                job,
-                outcome,
-                pipelines=self._wiring.pipelines,
-                limits=self._wiring.settings.queue,
-                now=self._wiring.clock.now(connection),
-            )
+            flow.advance(connection, job, outcome, terms=self._wiring.terms(connection))
         _log.info("step_finished", state=type(outcome).__name__)
 
     def _commit_patiently(self, job: Job, outcome: Outcome) -> None:
@@ -167,14 +160,7 @@ class Runner:
             When the job is no longer ours.
         """
         with self._wiring.write() as connection:
-            flow.fail(
-                connection,
-                job,
-                error,
-                limits=self._wiring.settings.queue,
-                now=self._wiring.clock.now(connection),
-                random=self._wiring.random,
-            )
+            flow.fail(connection, job, error, terms=self._wiring.terms(connection), random=self._wiring.random)
         _log.warning("step_did_not_finish", reason=type(error).__name__)
 
     def wake_next(self) -> None:

@@ -5,19 +5,17 @@ changed, so that late images and finishing steps wait for one another instead of
 """
 
 import json
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import groupby
 from typing import Any
 
 from pydantic import TypeAdapter
 from sqlalchemy import BindParameter, Connection, Integer, Row, Select, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from casebook import audit, queue, tables
+from casebook import audit, tables
 from casebook.case import FrozenOutput, Job, JobState
-from casebook.outcomes import ONE_OUTPUT, Prepared
+from casebook.outcomes import Prepared
 from casebook.reading import Reading, canonical_json, from_bytes
 from casebook.study import (
     CompletionReason,
@@ -32,15 +30,10 @@ from casebook.study import (
     StudyState,
 )
 
-#: Steps that belong to one generation; classifying a repeated object does not.
-GENERATION_STEPS = ("count", "read", "prepare", "send")
 #: Reason of a received study while the archive is asked for its count.
 COUNTING = "counting"
-_CLASSIFY_ATTEMPTS = 5
 #: Any number, as long as it stays the same and differs from that of the migrations.
 _RECORDING_LOCK = 7_305_713_002
-#: A late image starts nothing new here: nobody may decide for the person, and a final report ends the case.
-_STATES_THAT_STAY = (StudyState.RECEIVED, StudyState.HELD, StudyState.CLOSED)
 _study = tables.study.c
 _instance = tables.instance.c
 _reading = tables.reading.c
@@ -142,41 +135,6 @@ _PROGRESS = select(
 # ---- receiving ---------------------------------------------------------------------------------------------
 
 
-def record_instances(
-    connection: Connection,
-    received: Sequence[ReceivedInstance],
-    now: float,
-    held: Iterable[Copy] | None = None,
-) -> dict[str, str]:
-    """Add rows for durable objects; an object that is already known changes nothing.
-
-    A new SOP Instance UID in a study that was already complete starts its next generation. Other bytes under
-    a known UID are kept beside the first copy and compared by a `classify` job.
-
-    Parameters
-    ----------
-    held
-        Every stored object with one of their SOP Instance UIDs; looked up where None. Where a UID occurs twice, objects
-        are compared by their digests.
-
-    Returns
-    -------
-        Path of each object that got no row, to the path of the one that holds the same.
-    """
-    if not received:
-        # A caller with nothing to record may hold the lock of a study, and comes too late for this one.
-        return {}
-    lock_recording(connection)
-    known: dict[str, list[Copy]] = defaultdict(list)
-    for copy in copies(connection, {one.sop_instance_uid for one in received}) if held is None else held:
-        known[copy.sop_instance_uid].append(copy)
-    ordered = sorted(received, key=lambda one: (one.study_instance_uid, one.received_at))
-    equal: dict[str, str] = {}
-    for study_instance_uid, group in groupby(ordered, key=lambda one: one.study_instance_uid):
-        equal |= _record_study(connection, study_instance_uid, list(group), known, now)
-    return equal
-
-
 def copies(connection: Connection, sop_instance_uids: Collection[str]) -> list[Copy]:
     """List every stored object with one of these SOP Instance UIDs, of whatever study."""
     found = []
@@ -205,74 +163,8 @@ def lock_recording(connection: Connection) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(_RECORDING_LOCK)))
 
 
-def _record_study(
-    connection: Connection,
-    study_instance_uid: str,
-    group: list[ReceivedInstance],
-    known: dict[str, list[Copy]],
-    now: float,
-) -> dict[str, str]:
-    created = _ensure_study(connection, group[0], now)
-    study = lock_study(connection, study_instance_uid)
-    rejected = rejections(connection, study_instance_uid)
-    rows, fresh, problem = [], [], ""
-    equal: dict[str, str] = {}
-    for one in group:
-        held = known[one.sop_instance_uid]
-        twins = [
-            copy.path for copy in held if copy.study_instance_uid == study_instance_uid and copy.sha256 == one.sha256
-        ]
-        if twins:
-            # One that has its row already comes again when nobody could be told so.
-            if one.path not in twins:
-                equal[one.path] = twins[0]
-            continue
-        status = _status_of(one, held)
-        reason = rejected.get(one.sop_instance_uid, "") if status is InstanceStatus.CURRENT else ""
-        if reason:
-            status = InstanceStatus.EXCLUDED
-        held.append(
-            Copy(
-                sop_instance_uid=one.sop_instance_uid,
-                study_instance_uid=study_instance_uid,
-                path=one.path,
-                sha256=one.sha256,
-            )
-        )
-        rows.append(_instance_row(one, status) | {"reason": reason})
-        if status is InstanceStatus.CURRENT:
-            fresh.append(one)
-        elif status is InstanceStatus.UNCLASSED:
-            _enqueue_classify(connection, one, study.generation, now)
-        elif status is InstanceStatus.CONFLICT:
-            problem = "sop_instance_uid_in_two_studies"
-    if rows:
-        connection.execute(insert(tables.instance), rows)
-    if created:
-        audit.record(
-            connection,
-            at=group[0].received_at,
-            actor=group[0].calling_ae_title,
-            action="first_image_received",
-            study_instance_uid=study_instance_uid,
-        )
-    if fresh:
-        _count_fresh(connection, study, fresh, now)
-        _apply_rejections(connection, study_instance_uid, [one for one in fresh if one.rejects])
-    elif created and all(one.is_own for one in group):
-        set_state(connection, study_instance_uid, StudyState.UNMATCHED, now=now, reason="only_own_results")
-    if problem:
-        hold(
-            connection,
-            study_instance_uid,
-            now=now,
-            reason=problem,
-            detail="An image of this study carries the SOP Instance UID of an image of another study.",
-        )
-    return equal
-
-
-def _ensure_study(connection: Connection, first: ReceivedInstance, now: float) -> bool:
+def add_study(connection: Connection, first: ReceivedInstance, *, now: float) -> bool:
+    """Add the row of the study of a first object where there is none; say whether there was none."""
     added = connection.execute(
         _ADD_STUDY[connection.dialect.name],
         {
@@ -289,15 +181,12 @@ def _ensure_study(connection: Connection, first: ReceivedInstance, now: float) -
     return added.first() is not None
 
 
-def _status_of(one: ReceivedInstance, held: Sequence[Copy]) -> InstanceStatus:
-    if one.is_own:
-        return InstanceStatus.OWN
-    if any(copy.study_instance_uid == one.study_instance_uid for copy in held):
-        return InstanceStatus.UNCLASSED
-    return InstanceStatus.CONFLICT if held else InstanceStatus.CURRENT
+def add_instances(connection: Connection, judged: Sequence[tuple[ReceivedInstance, InstanceStatus, str]]) -> None:
+    """Add the rows of durable objects, each with what it means for its study and why."""
+    connection.execute(insert(tables.instance), [_instance_row(*one) for one in judged])
 
 
-def _instance_row(one: ReceivedInstance, status: InstanceStatus) -> dict[str, Any]:
+def _instance_row(one: ReceivedInstance, status: InstanceStatus, reason: str) -> dict[str, Any]:
     return {
         "study_instance_uid": one.study_instance_uid,
         "series_instance_uid": one.series_instance_uid,
@@ -311,80 +200,59 @@ def _instance_row(one: ReceivedInstance, status: InstanceStatus) -> dict[str, An
         "size_bytes": one.size_bytes,
         "sha256": one.sha256,
         "status": status,
+        "reason": reason,
         "calling_ae_title": one.calling_ae_title,
         "peer_address": one.peer_address,
         "received_at": one.received_at,
     }
 
 
-def _enqueue_classify(connection: Connection, one: ReceivedInstance, generation: int, now: float) -> None:
-    queue.enqueue(
-        connection,
-        step="classify",
-        queue="io",
-        idempotency_key=f"classify:{one.study_instance_uid}:{one.sop_instance_uid}:{one.sha256}",
-        study_instance_uid=one.study_instance_uid,
-        generation=generation,
-        subject=one.path,
-        max_attempts=_CLASSIFY_ATTEMPTS,
-        now=now,
+def set_received(
+    connection: Connection,
+    study_instance_uid: str,
+    *,
+    instance_count: int,
+    last_received_at: float,
+    quiet_at: float,
+    now: float,
+) -> None:
+    """Write what newly received objects change of a study."""
+    connection.execute(
+        _CHANGE_STUDY,
+        {
+            "uid": study_instance_uid,
+            "instance_count": instance_count,
+            "last_received_at": last_received_at,
+            "quiet_at": quiet_at,
+            "changed_at": now,
+        },
     )
 
 
-def _count_fresh(connection: Connection, study: Study, fresh: list[ReceivedInstance], now: float) -> None:
-    last = max(one.received_at for one in fresh)
-    values: dict[str, Any] = {
-        "uid": study.study_instance_uid,
-        "instance_count": study.instance_count + len(fresh),
-        "last_received_at": max(study.last_received_at, last),
-        "quiet_at": max(study.quiet_at, *(one.received_at + one.quiet_period_s for one in fresh)),
-        "changed_at": now,
-    }
-    # Who waits for one destination only has no reason to keep an outdated draft at the others.
-    if study.state not in _STATES_THAT_STAY or holds_one_output(study):
-        is_note = any(one.rejects for one in fresh)
-        start_generation(
-            connection, study, now=now, action="rejection_note_received" if is_note else "late_image_received"
-        )
-    connection.execute(_CHANGE_STUDY, values)
-
-
-def _apply_rejections(connection: Connection, study_instance_uid: str, notes: list[ReceivedInstance]) -> None:
-    if not notes:
-        return
+def add_rejections(connection: Connection, study_instance_uid: str, note: ReceivedInstance, *, reason: str) -> None:
+    """Keep what a rejection note takes out of a study, and take out what is here."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    for note in notes:
-        reason = str(note.rejection_reason or "rejected")
-        for uids in _batched(note.rejects):
-            rows = [
-                {
-                    "study_instance_uid": study_instance_uid,
-                    "sop_instance_uid": uid,
-                    "note_sop_instance_uid": note.sop_instance_uid,
-                    "reason": reason,
-                    "received_at": note.received_at,
-                }
-                for uid in uids
-            ]
-            connection.execute(dialect.insert(tables.rejection).on_conflict_do_nothing(), rows)
-            connection.execute(
-                update(tables.instance)
-                .where(
-                    _instance.study_instance_uid == study_instance_uid,
-                    _instance.sop_instance_uid.in_(uids),
-                    _instance.status == InstanceStatus.CURRENT,
-                )
-                .values(status=InstanceStatus.EXCLUDED, reason=reason)
+    for uids in _batched(note.rejects):
+        rows = [
+            {
+                "study_instance_uid": study_instance_uid,
+                "sop_instance_uid": uid,
+                "note_sop_instance_uid": note.sop_instance_uid,
+                "reason": reason,
+                "received_at": note.received_at,
+            }
+            for uid in uids
+        ]
+        connection.execute(dialect.insert(tables.rejection).on_conflict_do_nothing(), rows)
+        connection.execute(
+            update(tables.instance)
+            .where(
+                _instance.study_instance_uid == study_instance_uid,
+                _instance.sop_instance_uid.in_(uids),
+                _instance.status == InstanceStatus.CURRENT,
             )
-        audit.record(
-            connection,
-            at=note.received_at,
-            actor=note.calling_ae_title,
-            action="objects_rejected",
-            study_instance_uid=study_instance_uid,
-            detail=f"{reason}: {len(note.rejects)} objects",
+            .values(status=InstanceStatus.EXCLUDED, reason=reason)
         )
-    recount(connection, study_instance_uid)
 
 
 def rejections(connection: Connection, study_instance_uid: str) -> dict[str, str]:
@@ -397,34 +265,6 @@ def rejection_notes(connection: Connection, study_instance_uid: str) -> set[str]
     """Return the SOP Instance UIDs of the rejection notes of a study."""
     rows = connection.execute(_REJECTIONS, {"uid": study_instance_uid})
     return {row.note_sop_instance_uid for row in rows}
-
-
-def start_generation(connection: Connection, study: Study, *, now: float, action: str) -> None:
-    """Make every unfinished job of the study void and let it complete anew."""
-    queue.supersede(
-        connection, study_instance_uid=study.study_instance_uid, now=now, steps=GENERATION_STEPS, reason=action
-    )
-    connection.execute(
-        update(tables.study)
-        .where(_study.study_instance_uid == study.study_instance_uid)
-        .values(
-            generation=study.generation + 1,
-            state=StudyState.RECEIVED,
-            reason="",
-            detail="",
-            pipeline="",
-            completion_reason=None,
-            changed_at=now,
-        )
-    )
-    audit.record(
-        connection,
-        at=now,
-        actor="flow",
-        action=action,
-        study_instance_uid=study.study_instance_uid,
-        detail=f"generation {study.generation + 1}",
-    )
 
 
 def known_paths(connection: Connection) -> set[str]:
@@ -537,32 +377,21 @@ def set_state(
     )
 
 
-def hold(
-    connection: Connection,
-    study_instance_uid: str,
-    *,
-    now: float,
-    reason: str,
-    detail: str,
-    stop_others: bool = True,
-) -> None:
-    """Stop everything of a study until a person decides.
-
-    Parameters
-    ----------
-    stop_others
-        False lets the other outputs of the study go on: only one destination cannot be served.
-    """
-    if stop_others:
-        queue.supersede(
-            connection, study_instance_uid=study_instance_uid, now=now, steps=GENERATION_STEPS, reason="held"
+def set_next_generation(connection: Connection, study: Study, *, now: float) -> None:
+    """Write that a study receives anew, as its next generation."""
+    connection.execute(
+        update(tables.study)
+        .where(_study.study_instance_uid == study.study_instance_uid)
+        .values(
+            generation=study.generation + 1,
+            state=StudyState.RECEIVED,
+            reason="",
+            detail="",
+            pipeline="",
+            completion_reason=None,
+            changed_at=now,
         )
-    set_state(connection, study_instance_uid, StudyState.HELD, now=now, reason=reason, detail=detail)
-
-
-def holds_one_output(study: Study) -> bool:
-    """Say whether a study is held because one destination cannot be served, and for nothing else."""
-    return study.state is StudyState.HELD and study.reason in ONE_OUTPUT
+    )
 
 
 def set_counting(connection: Connection, study_instance_uid: str, *, counting: bool, quiet_at: float) -> None:

@@ -41,13 +41,7 @@ def _expire(wiring: Wiring, job: Job) -> bool:
     try:
         with wiring.write() as connection:
             # The lease may have been renewed since it was read: the clock of this transaction decides.
-            expired = flow.expire(
-                connection,
-                job,
-                limits=wiring.settings.queue,
-                now=wiring.clock.now(connection),
-                random=wiring.random,
-            )
+            expired = flow.expire(connection, job, terms=wiring.terms(connection), random=wiring.random)
     except OperationalError:
         raise
     except Exception as error:  # noqa: BLE001 - the process edge of one job: a broken one must not stop the others
@@ -64,10 +58,8 @@ def _settle(wiring: Wiring, study_instance_uid: str) -> bool:
             return flow.settle_quiet(
                 connection,
                 study_instance_uid,
-                pipelines=wiring.pipelines,
-                limits=wiring.settings.queue,
+                terms=wiring.terms(connection),
                 archive=wiring.settings.archive,
-                now=wiring.clock.now(connection),
             )
     except OperationalError:
         raise

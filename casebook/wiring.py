@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, text
 from casebook import database
 from casebook.pipelines import Pipeline, load_pipelines
 from casebook.settings import Settings, load_settings
+from casebook.terms import Terms
 
 
 class Clock(Protocol):
@@ -68,6 +69,10 @@ class Wiring:
         """Open one short reading transaction."""
         with database.read(self.engine) as connection:
             yield connection
+
+    def terms(self, connection: Connection) -> Terms:
+        """Return what the flow decides by in this transaction."""
+        return Terms(pipelines=self.pipelines, limits=self.settings.queue, now=self.clock.now(connection))
 
 
 def wire(

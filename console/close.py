@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from casebook import flow
+from casebook import decisions
 from casebook.errors import WrongState
 from console.options import directories, no_such_study, wake_all, wire_with_wakeups
 
@@ -18,12 +18,10 @@ def close(study_instance_uid: str, config_directory: Path | None, data_directory
     wiring = wire_with_wakeups(config_directory, data_directory)
     try:
         with wiring.write() as connection:
-            state = flow.close(
+            state = decisions.close(
                 connection,
                 study_instance_uid,
-                pipelines=wiring.pipelines,
-                limits=wiring.settings.queue,
-                now=wiring.clock.now(connection),
+                terms=wiring.terms(connection),
                 actor=f"person {getpass.getuser()}",
             )
     except KeyError:

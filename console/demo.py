@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from casebook import store
-from casebook.explain import explain
 from casebook.settings import SHIPPED_CONFIG_DIRECTORY
 from casebook.study import StudyState
 from casebook.wiring import Wiring, wire
 from console.demo_result import Returned, collect, print_table, verdict, write_pages
+from console.explain import explain
 from console.why import in_words
 
 if TYPE_CHECKING:

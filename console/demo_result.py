@@ -13,10 +13,10 @@ from sqlalchemy import Connection
 
 from casebook import audit, store
 from casebook.checks import CheckPreset, load_checks
-from casebook.explain import OutputFacts, explain
 from casebook.reading import CheckAnswer, Reading, SectionKind
 from casebook.settings import Settings
 from casebook.study import Study, StudyState
+from console.explain import OutputFacts, explain
 
 if TYPE_CHECKING:
     from dicom_node.trial.standin import StandInPacs, StandInRis

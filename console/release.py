@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from casebook import flow
+from casebook import decisions
 from console.options import directories, no_such_study, wire_with_wakeups
 
 
@@ -30,7 +30,7 @@ def release(
     wiring = wire_with_wakeups(config_directory, data_directory)
     try:
         with wiring.write() as connection:
-            kept = flow.release(
+            kept = decisions.release(
                 connection,
                 study_instance_uid,
                 patient_id=patient_id,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from casebook import flow, store
+from casebook import decisions, store
 from casebook.study import StudyState
 from casebook.wiring import Wiring
 from console.options import directories, no_such_study, wake_all, wire_with_wakeups
@@ -35,8 +35,8 @@ def _retry_one(wiring: Wiring, study_instance_uid: str) -> str:
     try:
         with wiring.write() as connection:
             now = wiring.clock.now(connection)
-            revived = flow.retry_dead(connection, study_instance_uid, now=now, actor=actor)
-            again = not revived and flow.read_again(connection, study_instance_uid, now=now, actor=actor)
+            revived = decisions.retry_dead(connection, study_instance_uid, now=now, actor=actor)
+            again = not revived and decisions.read_again(connection, study_instance_uid, now=now, actor=actor)
     except KeyError:
         raise no_such_study(study_instance_uid) from None
     if again:
@@ -55,7 +55,7 @@ def _retry_all(wiring: Wiring) -> str:
         # One transaction for each: a listener must not wait for a whole outage to be undone.
         with wiring.write() as connection:
             now = wiring.clock.now(connection)
-            revived += flow.retry_dead(connection, study.study_instance_uid, now=now, actor=actor)
+            revived += decisions.retry_dead(connection, study.study_instance_uid, now=now, actor=actor)
     return f"{_steps(revived)} of {len(dead)} {'study' if len(dead) == 1 else 'studies'} will be tried again."
 
 

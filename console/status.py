@@ -11,12 +11,12 @@ from typing import Any
 import click
 
 from casebook import presence
-from casebook.overview import Overview, overview
 from casebook.presence import Presence
 from casebook.settings import Settings
 from casebook.study import StudyState
 from casebook.wiring import wire
 from console.options import directories
+from console.overview import Overview, overview
 
 _ROLES = ("listener", "sweeper", "io", "gpu")
 

@@ -17,7 +17,7 @@ _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 #: A role that lived this long has started well; its next death counts as the first.
 _STEADY_AFTER_S = 60.0
-#: Seconds the roles have to end by themselves; jobs in hand are given back before (`look.GIVE_BACK_AFTER_S`).
+#: Seconds the roles have to end by themselves; jobs in hand are given back before (`celery_role.GIVE_BACK_AFTER_S`).
 GRACE_S = 30.0
 _POLL_S = 0.1
 _log = get_logger()

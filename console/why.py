@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from casebook.audit import AuditEvent
-from casebook.explain import Explanation, explain
 from casebook.wiring import wire
+from console.explain import Explanation, explain
 from console.options import directories, no_such_study
 
 

@@ -3,14 +3,14 @@
 Two children, so that a destination that does not answer leaves the other one working.
 """
 
-from casebook import look
+from casebook import celery_role
 
-app = look.build_role_app("io", concurrency=2)
+app = celery_role.build_role_app("io", concurrency=2)
 
 
 def main() -> None:
     """Work until told to stop."""
-    look.work(app)
+    celery_role.work(app)
 
 
 if __name__ == "__main__":

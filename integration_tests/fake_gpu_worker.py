@@ -1,10 +1,10 @@
 """The gpu role with the fake reader, in every other respect the real one."""
 
-from casebook import look
+from casebook import celery_role
 
-app = look.build_role_app("gpu", bodies={"read": "integration_tests.fake_reader:read"})
+app = celery_role.build_role_app("gpu", bodies={"read": "integration_tests.fake_reader:read"})
 
 
 def main() -> None:
     """Work until told to stop."""
-    look.work(app)
+    celery_role.work(app)

@@ -37,8 +37,9 @@ from integration_tests.listener_process import AE_TITLE, listener, wait_for_rows
 from integration_tests.settings import REPOSITORY
 from worker.read import read_with
 from worker.reader import views
+from worker.reader.loaders import open_writer
 from worker.reader.registry import ModelEntry, find_entry, load_registry
-from worker.reader.writer import ClosedQuestion, Draft, Image, Writer, open_writer
+from worker.reader.writer import ClosedQuestion, Draft, Image, Writer
 from worker.tests.fakes import ENTRY, PRESET, FakeWriter
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]

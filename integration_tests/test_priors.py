@@ -16,7 +16,7 @@ from pydicom.uid import (
 )
 from sqlalchemy import Engine
 
-from casebook import database, queue, store
+from casebook import database, intake, queue, store
 from casebook.case import Case
 from casebook.errors import PeerUnavailable
 from casebook.flow import load_case, settle_quiet
@@ -145,14 +145,12 @@ def wired(pacs: foreign.Orthanc, engine: Engine, folder: Path, max_studies: int)
     stored = StoredInstance(path=path.name, size_bytes=path.stat().st_size, received_at=MORNING)
     with wiring.write() as connection:
         described = describe(folder, stored, lambda _title, _modality: 1.0)
-        store.record_instances(connection, [replace(described, calling_ae_title="CT01")], MORNING)
+        intake.record_instances(connection, [replace(described, calling_ae_title="CT01")], MORNING)
         settle_quiet(
             connection,
             f"{ROOT}.1",
-            pipelines=wiring.pipelines,
-            limits=settings.queue,
+            terms=replace(wiring.terms(connection), now=MORNING + 5),
             archive=settings.archive,
-            now=MORNING + 5,
         )
     wiring.clock.advance(10)  # type: ignore[attr-defined]
     return wiring

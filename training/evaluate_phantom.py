@@ -22,11 +22,12 @@ from casebook.checks import CheckPreset, load_checks
 from training.options import FIRST_TRAINING_SEED
 from training.phantom.dicom import build_study
 from training.phantom.phantom import draw_phantom
+from worker.reader.loaders import open_writer
 from worker.reader.pixels import frames
 from worker.reader.registry import load_entry
 from worker.reader.report import ask_report
 from worker.reader.scoring import answer_checks
-from worker.reader.writer import Writer, open_writer
+from worker.reader.writer import Writer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 #: Seed of the first unseen phantom; the others follow it.

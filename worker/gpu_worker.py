@@ -3,14 +3,14 @@
 One child per GPU; the model is loaded once, when the child starts, and never in the parent.
 """
 
-from casebook import look
+from casebook import celery_role
 
-app = look.build_role_app("gpu", concurrency=1)
+app = celery_role.build_role_app("gpu", concurrency=1)
 
 
 def main() -> None:
     """Work until told to stop."""
-    look.work(app)
+    celery_role.work(app)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from casebook.settings import Settings
 from casebook.study import CompletionReason, Instance, contradictions
 from worker.reader import prompts
 from worker.reader.decode import open_picture
+from worker.reader.loaders import open_writer
 from worker.reader.pixels import Frame, frames
 from worker.reader.registry import ModelEntry, find_entry, load_registry
 from worker.reader.report import split_report
@@ -33,7 +34,7 @@ from worker.reader.views import (
     unreadable,
     why_no_picture,
 )
-from worker.reader.writer import Writer, open_writer, refuse_unusable
+from worker.reader.writer import Writer, refuse_unusable
 
 #: Language of a pipeline -> RFC 5646 language of a Reading.
 _LANGUAGE_TAGS = {"en": "en", "zh": "zh-CN"}

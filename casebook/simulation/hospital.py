@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from casebook import flow, queue, store
+from casebook import decisions, intake, queue, store
 from casebook.case import Case, Job
 from casebook.errors import IdentityConflict, InvalidObject, LostLease, PeerUnavailable
 from casebook.outcomes import Classed, Counted, Drafted, Outcome, Prepared, Refused
@@ -220,12 +220,12 @@ class Hospital:
         with wiring.write() as connection:
             now = wiring.clock.now(connection)
             if store.get_study(connection, study_instance_uid).state is StudyState.DEAD:
-                flow.retry_dead(connection, study_instance_uid, now=now, actor="person")
+                decisions.retry_dead(connection, study_instance_uid, now=now, actor="person")
                 return
         try:
             with wiring.write() as connection:
                 now = wiring.clock.now(connection)
-                flow.release(connection, study_instance_uid, patient_id=patient_id, now=now, actor="person")
+                decisions.release(connection, study_instance_uid, patient_id=patient_id, now=now, actor="person")
         except IdentityConflict:
             return
 
@@ -299,7 +299,7 @@ class Hospital:
             try:
                 with wiring.write() as connection:
                     own = store.is_issued(connection, {one.sop_instance_uid for one in batch})
-                    store.record_instances(
+                    intake.record_instances(
                         connection, [_marked(one, own) for one in batch], wiring.clock.now(connection)
                     )
             except DBAPIError as error:

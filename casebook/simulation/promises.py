@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, Engine, func, select
 
-from casebook import database, store, tables
+from casebook import database, generations, store, tables
 from casebook.case import Case, JobState
 from casebook.simulation.ends import End
 from casebook.simulation.patients import PLANTED_NAME, Image
@@ -30,7 +30,7 @@ _OUTLIVED = (
     .join(tables.study, _study.study_instance_uid == _job.study_instance_uid)
     .where(
         _job.state.in_(_LIVE),
-        _job.step.in_(store.GENERATION_STEPS),
+        _job.step.in_(generations.GENERATION_STEPS),
         (_job.generation != _study.generation) | (_study.state == StudyState.HELD),
     )
     .limit(1)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, select
 
-from casebook import audit, database, flow, queue, store, tables
+from casebook import audit, database, decisions, flow, generations, intake, queue, store, tables
 from casebook.case import Case, Job
 from casebook.errors import (
     IdentityConflict,
@@ -23,6 +23,7 @@ from casebook.errors import (
 from casebook.outcomes import Classed, Counted, Delivered, Drafted, Held, Outcome, Prepared, Refused
 from casebook.settings import ArchiveSettings, QueueSettings
 from casebook.study import CompletionReason, InstanceStatus, Study, StudyState
+from casebook.terms import Terms
 from casebook.testing import FrozenClock, a_header, a_pipeline, a_reading, a_received_instance
 from casebook.wiring import Wiring
 
@@ -39,19 +40,21 @@ class Room:
         self.clock = clock
         self.pipelines = wiring.pipelines
 
+    @property
+    def terms(self) -> Terms:
+        return Terms(pipelines=self.pipelines, limits=LIMITS, now=self.clock.at)
+
     def write(self, action: Callable[[Connection], object]) -> None:
         with self.wiring.write() as connection:
             action(connection)
 
     def receive(self, *numbers: int, **values: object) -> None:
         received = [a_received_instance(number, received_at=self.clock.at, **values) for number in numbers]  # type: ignore[arg-type]
-        self.write(lambda c: store.record_instances(c, received, self.clock.at))
+        self.write(lambda c: intake.record_instances(c, received, self.clock.at))
 
     def settle(self, archive: ArchiveSettings | None = None) -> bool:
         with self.wiring.write() as connection:
-            return flow.settle_quiet(
-                connection, UID, pipelines=self.pipelines, limits=LIMITS, archive=archive, now=self.clock.at
-            )
+            return flow.settle_quiet(connection, UID, terms=self.terms, archive=archive)
 
     def complete(self) -> None:
         self.clock.advance(31)
@@ -72,13 +75,13 @@ class Room:
             return flow.load_case(connection, job, self.pipelines)
 
     def begin_send(self, job: Job) -> None:
-        self.write(lambda c: flow.begin_send(c, job, limits=LIMITS, now=self.clock.at))
+        self.write(lambda c: flow.begin_send(c, job, terms=self.terms))
 
     def advance(self, job: Job, outcome: Outcome) -> None:
-        self.write(lambda c: flow.advance(c, job, outcome, pipelines=self.pipelines, limits=LIMITS, now=self.clock.at))
+        self.write(lambda c: flow.advance(c, job, outcome, terms=self.terms))
 
     def fail(self, job: Job, error: BaseException) -> None:
-        self.write(lambda c: flow.fail(c, job, error, limits=LIMITS, now=self.clock.at, random=Random(1)))
+        self.write(lambda c: flow.fail(c, job, error, terms=self.terms, random=Random(1)))
 
     def read(self) -> None:
         job = self.claim("read")
@@ -199,14 +202,7 @@ def test_a_study_with_a_copy_not_yet_compared_is_not_complete(room: Room) -> Non
 def test_a_person_may_close_a_study_before_it_is_quiet(room: Room) -> None:
     room.receive(1)
     with room.wiring.write() as connection:
-        assert flow.complete(
-            connection,
-            UID,
-            pipelines=room.pipelines,
-            limits=LIMITS,
-            now=room.clock.at,
-            reason=CompletionReason.FORCED,
-        )
+        assert flow.complete(connection, UID, terms=room.terms, reason=CompletionReason.FORCED)
 
     assert room.study().completion_reason is CompletionReason.FORCED
 
@@ -330,11 +326,7 @@ def test_a_count_that_fails_after_a_person_closed_the_study_keeps_its_reason(roo
     room.clock.advance(31)
     room.settle(ARCHIVE)
     job = room.claim("count")
-    room.write(
-        lambda c: flow.complete(
-            c, UID, pipelines=room.pipelines, limits=LIMITS, now=room.clock.at, reason=CompletionReason.FORCED
-        )
-    )
+    room.write(lambda c: flow.complete(c, UID, terms=room.terms, reason=CompletionReason.FORCED))
 
     room.fail(job, PeerUnavailable())
 
@@ -438,7 +430,7 @@ def test_a_study_whose_prepare_jobs_are_gone_is_never_called_delivered(room: Roo
     room.read()
     with room.wiring.write() as connection:
         connection.execute(tables.job.delete().where(tables.job.c.step == "prepare"))
-        flow._settle(connection, UID, room.clock.at)
+        flow.settle(connection, UID, room.clock.at)
 
     assert room.study().state is not StudyState.DELIVERED
 
@@ -736,7 +728,7 @@ def test_a_silent_worker_costs_one_attempt_and_too_many_kill_the_job(room: Room)
         job = room.claim("read")
         room.clock.advance(61)
         with room.wiring.write() as connection:
-            assert flow.expire(connection, job, limits=LIMITS, now=room.clock.at, random=Random(1))
+            assert flow.expire(connection, job, terms=room.terms, random=Random(1))
         room.clock.advance(100)
 
     assert room.study().state is StudyState.DEAD
@@ -750,7 +742,7 @@ def test_a_lease_that_was_renewed_in_time_does_not_expire(room: Room) -> None:
     room.write(lambda c: queue.renew(c, job, lease_until=room.clock.at + 60))
 
     with room.wiring.write() as connection:
-        assert not flow.expire(connection, job, limits=LIMITS, now=room.clock.at, random=Random(1))
+        assert not flow.expire(connection, job, terms=room.terms, random=Random(1))
     room.advance(job, Drafted(reading=a_reading(UID)))
 
 
@@ -766,7 +758,7 @@ def test_a_person_retries_a_dead_study_and_it_goes_on_where_it_was(room: Room) -
     room.fail(room.claim("send"), RejectedByPeer())
     assert room.study().state is StudyState.DEAD
     with room.wiring.write() as connection:
-        assert flow.retry_dead(connection, UID, now=room.clock.at, actor="console") == 1
+        assert decisions.retry_dead(connection, UID, now=room.clock.at, actor="console") == 1
 
     assert room.study().state is StudyState.READY
     room.send()
@@ -779,7 +771,7 @@ def test_retrying_a_study_without_dead_jobs_changes_nothing(room: Room) -> None:
     room.complete()
     before = room.study()
     with room.wiring.write() as connection:
-        assert flow.retry_dead(connection, UID, now=room.clock.at, actor="console") == 0
+        assert decisions.retry_dead(connection, UID, now=room.clock.at, actor="console") == 0
 
     assert room.study() == before
 
@@ -797,7 +789,7 @@ def test_a_person_has_a_study_that_was_not_read_or_not_served_looked_at_again(ro
     room.pipelines = (a_pipeline(modality="MR"),) if state is StudyState.UNMATCHED else room.pipelines
 
     with room.wiring.write() as connection:
-        assert flow.read_again(connection, UID, now=room.clock.at, actor="person x")
+        assert decisions.read_again(connection, UID, now=room.clock.at, actor="person x")
     assert room.settle()
 
     assert (room.study().state, room.study().generation) == (StudyState.COMPLETE, 2)
@@ -808,15 +800,15 @@ def test_only_a_study_that_was_not_read_is_looked_at_again(room: Room) -> None:
     room.receive(2, study="9.9", is_own=True)
 
     with room.wiring.write() as connection:
-        assert not flow.read_again(connection, UID, now=room.clock.at, actor="person x")
-        assert not flow.read_again(connection, "9.9", now=room.clock.at, actor="person x")
+        assert not decisions.read_again(connection, UID, now=room.clock.at, actor="person x")
+        assert not decisions.read_again(connection, "9.9", now=room.clock.at, actor="person x")
 
 
 def test_the_timeline_names_who_closed_a_study(room: Room) -> None:
     room.receive(1)
 
     def close(connection: Connection) -> object:
-        return flow.close(connection, UID, pipelines=room.pipelines, limits=LIMITS, now=room.clock.at, actor="person x")
+        return decisions.close(connection, UID, terms=room.terms, actor="person x")
 
     room.write(close)
 
@@ -833,7 +825,7 @@ def test_a_study_with_a_copy_not_compared_cannot_be_closed(room: Room) -> None:
     room.receive(1, content=b"other")
 
     with pytest.raises(WrongState, match="compared"), room.wiring.write() as connection:
-        flow.close(connection, UID, pipelines=room.pipelines, limits=LIMITS, now=room.clock.at, actor="person x")
+        decisions.close(connection, UID, terms=room.terms, actor="person x")
 
 
 def test_a_released_study_goes_on_with_the_images_of_one_patient(room: Room) -> None:
@@ -841,7 +833,7 @@ def test_a_released_study_goes_on_with_the_images_of_one_patient(room: Room) -> 
     room.receive(3, patient_id="P-2")
     room.complete()
     with room.wiring.write() as connection:
-        assert flow.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console") == 2
+        assert decisions.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console") == 2
     assert room.settle()
 
     assert (room.study().state, room.study().generation, room.study().instance_count) == (StudyState.COMPLETE, 2, 2)
@@ -854,7 +846,7 @@ def test_a_reader_is_told_which_images_a_release_left_out(room: Room) -> None:
     room.receive(2, content=b"other")
     room.advance(room.claim("classify"), Classed(is_variant=False, reason="pixels_differ"))
     with room.wiring.write() as connection:
-        flow.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console")
+        decisions.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console")
     assert room.settle()
 
     assert room.load(room.claim("read")).set_aside_uids == (f"{UID}.1.3",)
@@ -866,7 +858,7 @@ def test_a_release_keeps_the_first_copy_of_a_conflict(room: Room) -> None:
     room.receive(1, content=b"other pixels")
     room.advance(room.claim("classify"), Classed(is_variant=False, reason="pixels_differ"))
     with room.wiring.write() as connection:
-        assert flow.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console") == 1
+        assert decisions.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console") == 1
 
     assert room.statuses() == [InstanceStatus.CURRENT, InstanceStatus.EXCLUDED]
 
@@ -877,7 +869,7 @@ def test_a_release_for_a_patient_without_images_changes_nothing(room: Room) -> N
     room.complete()
 
     with pytest.raises(IdentityConflict), room.wiring.write() as connection:
-        flow.release(connection, UID, patient_id="P-9", now=room.clock.at, actor="console")
+        decisions.release(connection, UID, patient_id="P-9", now=room.clock.at, actor="console")
     assert room.study().state is StudyState.HELD
     assert room.statuses() == [InstanceStatus.CURRENT, InstanceStatus.CURRENT]
 
@@ -891,11 +883,13 @@ def test_a_release_chooses_the_whole_identity(room: Room, keyword: str, chosen: 
     before = room.statuses()
 
     with pytest.raises(IdentityConflict, match=keyword), room.wiring.write() as connection:
-        flow.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console")
+        decisions.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console")
     assert (room.study().state, room.statuses()) == (StudyState.HELD, before)
     choice: dict[str, Any] = {keyword: chosen}
     with room.wiring.write() as connection:
-        assert flow.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console", **choice) == kept
+        assert (
+            decisions.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console", **choice) == kept
+        )
     assert room.settle()
     assert (room.study().state, room.study().instance_count) == (StudyState.COMPLETE, kept)
 
@@ -904,7 +898,7 @@ def test_a_hold_for_one_destination_is_not_released_into_the_same_hold(room: Roo
     hold_one_output(room, "accession_number_empty")
 
     with pytest.raises(IdentityConflict, match="one destination"), room.wiring.write() as connection:
-        flow.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console")
+        decisions.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console")
     assert room.study().generation == 1
 
 
@@ -912,7 +906,7 @@ def test_only_a_held_study_can_be_released(room: Room) -> None:
     room.receive(1)
 
     with pytest.raises(IdentityConflict), room.wiring.write() as connection:
-        flow.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console")
+        decisions.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console")
 
 
 def test_a_hold_stops_a_send_that_has_not_begun(room: Room) -> None:
@@ -921,7 +915,7 @@ def test_a_hold_stops_a_send_that_has_not_begun(room: Room) -> None:
     room.read()
     room.prepare()
     job = room.claim("send")
-    room.write(lambda c: store.hold(c, UID, now=room.clock.at, reason="x", detail="X."))
+    room.write(lambda c: generations.hold(c, UID, now=room.clock.at, reason="x", detail="X."))
 
     with pytest.raises(LostLease):
         room.begin_send(job)
@@ -941,9 +935,7 @@ def test_a_rolled_back_step_leaves_neither_result_nor_next_jobs(room: Room) -> N
             connection,
             job,
             Drafted(reading=a_reading(UID)),
-            pipelines=room.pipelines,
-            limits=LIMITS,
-            now=room.clock.at,
+            terms=room.terms,
         )
         connection.get_transaction().rollback()  # type: ignore[union-attr]
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 from sqlalchemy import Connection, Engine, select
 
-from casebook import database, queue, store, tables
+from casebook import database, intake, queue, tables
 from casebook.case import Job
 from casebook.runner import keep_lease
 from casebook.settings import QueueSettings, Settings
@@ -26,7 +26,7 @@ class TellingClock:
 
 def _claimed(engine: Engine) -> Job:
     with database.write(engine) as connection:
-        store.record_instances(connection, [a_received_instance()], MORNING)
+        intake.record_instances(connection, [a_received_instance()], MORNING)
         queue.enqueue(
             connection,
             step="read",

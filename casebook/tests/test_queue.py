@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import Connection, Engine, select
 
-from casebook import database, queue, store, tables
+from casebook import database, intake, queue, tables
 from casebook.case import Job, JobState
 from casebook.errors import LostLease
 from casebook.testing import MORNING, a_received_instance
@@ -15,7 +15,7 @@ LEASE_S = 60.0
 
 def _study(engine: Engine, uid: str = "1.2.3") -> None:
     with database.write(engine) as connection:
-        store.record_instances(connection, [a_received_instance(study=uid)], MORNING)
+        intake.record_instances(connection, [a_received_instance(study=uid)], MORNING)
 
 
 def _add(engine: Engine, key: str, *, priority: int = 5, now: float = MORNING, max_attempts: int = 3) -> bool:

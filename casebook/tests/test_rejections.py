@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Connection, Engine
 
-from casebook import audit, database, flow, store
+from casebook import audit, database, decisions, flow, generations, intake, store
 from casebook.settings import QueueSettings
 from casebook.study import (
     CompletionReason,
@@ -16,6 +16,7 @@ from casebook.study import (
     Study,
     StudyState,
 )
+from casebook.terms import Terms
 from casebook.testing import MORNING, a_pipeline, a_received_instance, sqlite_database
 
 STUDY = "1.2.3"
@@ -40,13 +41,16 @@ def a_note(*numbers: int, at: float = MORNING + 60, patient_id: str = "P-1") -> 
 
 def record(engine: Engine, *received: ReceivedInstance) -> None:
     with database.write(engine) as connection:
-        store.record_instances(connection, received, received[-1].received_at)
+        intake.record_instances(connection, received, received[-1].received_at)
 
 
 def complete(engine: Engine, now: float = MORNING + 1000) -> Study:
     with database.write(engine) as connection:
         flow.complete(
-            connection, STUDY, pipelines=_PIPELINES, limits=QueueSettings(), now=now, reason=CompletionReason.QUIET
+            connection,
+            STUDY,
+            terms=Terms(pipelines=_PIPELINES, limits=QueueSettings(), now=now),
+            reason=CompletionReason.QUIET,
         )
         return store.get_study(connection, STUDY)
 
@@ -122,8 +126,8 @@ def test_a_note_reaches_only_its_own_study(engine: Engine) -> None:
 def test_a_released_study_stays_without_its_rejected_images(engine: Engine) -> None:
     record(engine, a_received_instance(1), a_received_instance(2), a_note(2, at=MORNING))
     with database.write(engine) as connection:
-        store.hold(connection, STUDY, now=MORNING, reason="asked", detail="")
+        generations.hold(connection, STUDY, now=MORNING, reason="asked", detail="")
 
-        kept = flow.release(connection, STUDY, patient_id="P-1", now=MORNING + 10, actor="person")
+        kept = decisions.release(connection, STUDY, patient_id="P-1", now=MORNING + 10, actor="person")
 
         assert (kept, statuses(connection)["2"]) == (2, InstanceStatus.EXCLUDED)

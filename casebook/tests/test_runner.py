@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from casebook import flow, store, tables
+from casebook import flow, intake, store, tables
 from casebook.case import Case, Job
 from casebook.errors import LostLease, PeerUnavailable
 from casebook.logs import configure_logs
@@ -49,7 +49,7 @@ def _runner(wiring: Wiring, *, pause: Callable[[float], bool] | None = None, **b
 @pytest.fixture(autouse=True)
 def received(wiring: Wiring, clock: FrozenClock, waker: RecordingWaker) -> None:
     with wiring.write() as connection:
-        store.record_instances(connection, [a_received_instance()], clock.at)
+        intake.record_instances(connection, [a_received_instance()], clock.at)
     clock.advance(31)
     sweep(wiring)
     waker.woken.clear()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from sqlalchemy import Engine, func, select
 
-from casebook import database, store, tables
+from casebook import database, intake, store, tables
 from casebook.errors import LostLease
 from casebook.runner import is_away
 from casebook.study import InstanceStatus, ReceivedInstance, StudyState
@@ -35,7 +35,7 @@ def _together(*actions: Callable[[], object]) -> list[BaseException]:
 
 def _record(engine: Engine, received: Sequence[ReceivedInstance]) -> None:
     with database.write(engine) as connection:
-        store.record_instances(connection, received, MORNING)
+        intake.record_instances(connection, received, MORNING)
 
 
 def _count(engine: Engine) -> int:
@@ -75,15 +75,17 @@ def test_late_images_and_finishing_steps_never_deadlock(postgresql: Engine) -> N
     from casebook import flow, queue
     from casebook.outcomes import Drafted
     from casebook.settings import QueueSettings
+    from casebook.terms import Terms
     from casebook.testing import a_pipeline
+
+    def terms(after_s: float) -> Terms:
+        return Terms(pipelines=(a_pipeline(),), limits=QueueSettings(), now=MORNING + after_s)
 
     studies = [f"1.{number}" for number in range(6)]
     _record(postgresql, [a_received_instance(study=uid) for uid in studies])
     for uid in studies:
         with database.write(postgresql) as connection:
-            flow.settle_quiet(
-                connection, uid, pipelines=(a_pipeline(),), limits=QueueSettings(), archive=None, now=MORNING + 31
-            )
+            flow.settle_quiet(connection, uid, terms=terms(31), archive=None)
     with database.write(postgresql) as connection:
         jobs = queue.claim(connection, queue="gpu", owner="me", lease_s=60.0, now=MORNING + 31, limit=6)
 
@@ -95,9 +97,7 @@ def test_late_images_and_finishing_steps_never_deadlock(postgresql: Engine) -> N
                         connection,
                         job,
                         Drafted(reading=a_reading(job.study_instance_uid)),
-                        pipelines=(a_pipeline(),),
-                        limits=QueueSettings(),
-                        now=MORNING + 40,
+                        terms=terms(40),
                     )
             except LostLease:
                 continue
@@ -105,7 +105,7 @@ def test_late_images_and_finishing_steps_never_deadlock(postgresql: Engine) -> N
     def expire() -> None:
         for job in reversed(jobs):
             with database.write(postgresql) as connection:
-                flow.expire(connection, job, limits=QueueSettings(), now=MORNING + 1000, random=Random(1))
+                flow.expire(connection, job, terms=terms(1000), random=Random(1))
 
     late = [a_received_instance(2, study=uid) for uid in studies]
     raised = _together(finish, expire, lambda: _record(postgresql, late), lambda: _record(postgresql, late))

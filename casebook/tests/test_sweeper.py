@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
-from casebook import flow, queue, store, tables
+from casebook import flow, intake, queue, store, tables
 from casebook.study import StudyState
 from casebook.sweeper import Swept, sweep, sweep_until
 from casebook.testing import FrozenClock, RecordingWaker, a_received_instance
@@ -15,7 +15,7 @@ from casebook.wiring import Wiring
 
 def _receive(wiring: Wiring, clock: FrozenClock, *studies: str) -> None:
     with wiring.write() as connection:
-        store.record_instances(
+        intake.record_instances(
             connection, [a_received_instance(study=uid, received_at=clock.at) for uid in studies], clock.at
         )
 

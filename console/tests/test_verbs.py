@@ -11,7 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from casebook import queue, store
+from casebook import intake, queue, store
 from casebook.errors import SchemaMismatch
 from casebook.settings import SHIPPED_CONFIG_DIRECTORY
 from casebook.study import StudyState
@@ -39,7 +39,7 @@ def wiring(config: Path, tmp_path: Path) -> Iterator[Wiring]:
             a_received_instance(number, patient_id=f"SECRET-{number}", received_at=now, quiet_period_s=300)
             for number in (1, 2)
         ]
-        store.record_instances(connection, received, now)
+        intake.record_instances(connection, received, now)
     yield made
     made.engine.dispose()
 
@@ -165,7 +165,7 @@ def test_retry_all_revives_what_died_in_every_study(wiring: Wiring) -> None:
     for uid in (STUDY, "1.2.4"):
         with wiring.write() as connection:
             now = wiring.clock.now(connection)
-            store.record_instances(connection, [a_received_instance(9, study=uid, received_at=now)], now)
+            intake.record_instances(connection, [a_received_instance(9, study=uid, received_at=now)], now)
             queue.enqueue(
                 connection,
                 step="read",

@@ -15,7 +15,7 @@ from typing import Protocol
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from casebook import audit, store
+from casebook import audit, intake, store
 from casebook.database import write
 from casebook.errors import InvalidObject, StoreUnavailable, WetreadError
 from casebook.logs import get_logger
@@ -164,7 +164,7 @@ class Recorder:
                 held = [replace(copy, sha256=copy.sha256 or digests[copy.path]) for copy in held]
                 own = store.is_issued(connection, [one.sop_instance_uid for one in described])
                 marked = [self._marked(one, own, digests) for one in described]
-                return store.record_instances(connection, marked, self._clock(), held)
+                return intake.record_instances(connection, marked, self._clock(), held)
         # With nothing locked: to hash a long object takes seconds.
         digests.update((path, self._digest(path)) for path in unhashed)
         # A repetition that was removed comes again when nobody could be told so.

@@ -104,7 +104,7 @@ def test_trained_phantoms_are_never_evaluated(capsys: pytest.CaptureFixture[str]
 
 def test_the_committed_model_answers_unseen_phantoms() -> None:
     """A small size of `make prove phantom`: twelve phantoms, so one wrong answer in ten is not yet alarming."""
-    from worker.reader.writer import open_writer
+    from worker.reader.loaders import open_writer
 
     tallies = evaluate(open_writer(ENTRY), PRESET, range(400_000, 400_012))
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casebook.errors import ModelRefused
-from worker.reader.registry import EntryKind, ModelEntry
+from worker.reader.registry import ModelEntry
 
 Image = NDArray[np.float32]
 
@@ -67,31 +67,6 @@ class Writer(Protocol):
             One tuple per question: the natural logarithm of the probability of each whole answer, its end mark
             included, so that an answer which begins another one is not favoured.
         """
-
-
-def open_writer(entry: ModelEntry, *, device: str = "cpu", threads: int = 1) -> Writer:
-    """Load the model of an entry; dispatches on its kind.
-
-    Parameters
-    ----------
-    entry
-        From the registry.
-    device
-        ``cpu``, ``cuda`` or ``cuda:N``.
-    threads
-        CPU threads of the model.
-
-    Raises
-    ------
-    ModelRefused
-        When the model cannot be run or is not what its entry says.
-    """
-    if entry.kind is EntryKind.UNAVAILABLE:
-        raise ModelRefused(f"{entry.name} cannot be run: {entry.reason}")
-    # Imported here, because torch takes seconds and gigabytes that a refused study does not need.
-    from worker.reader.llava import LlavaWriter
-
-    return LlavaWriter.load(entry, device=device, threads=threads)
 
 
 def refuse_unusable(draft: Draft, language: str) -> None:

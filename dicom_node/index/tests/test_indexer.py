@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
-from casebook import store, tables
+from casebook import intake, store, tables
 from casebook.database import read
 from casebook.errors import StoreUnavailable
 from casebook.settings import Settings
@@ -187,7 +187,7 @@ def test_nothing_is_lost_while_the_database_does_not_answer(bench: Bench, monkey
         raise OperationalError("insert", {}, Exception("locked"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(store, "record_instances", refuse)
+        patched.setattr(intake, "record_instances", refuse)
         for _ in range(3):
             with pytest.raises(StoreUnavailable):
                 bench.indexer.index_waiting()
@@ -228,14 +228,14 @@ def test_an_unreadable_file_is_set_aside_with_its_reason_and_stops_nobody(bench:
 
 
 def test_a_row_that_cannot_be_stored_is_set_aside_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = store.record_instances
+    real = intake.record_instances
 
     def choosy(connection: Any, received: Any, *others: Any) -> dict[str, str]:
         if any(one.sop_instance_uid == "1.2.3.2" for one in received):
             raise ValueError("cannot store")
         return real(connection, received, *others)
 
-    monkeypatch.setattr(store, "record_instances", choosy)
+    monkeypatch.setattr(intake, "record_instances", choosy)
     stored = [bench.land(f"1.2.3.{number}") for number in range(1, 4)]
 
     bench.indexer.index_waiting()
@@ -320,7 +320,7 @@ def test_a_file_that_was_taken_away_is_written_into_the_timeline_once(
         raise OperationalError("insert", {}, Exception("locked"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(store, "record_instances", refuse)
+        patched.setattr(intake, "record_instances", refuse)
         with pytest.raises(StoreUnavailable):
             bench.indexer.index_waiting()
     bench.indexer.index_waiting()

@@ -24,7 +24,7 @@ from pydicom.uid import (
 from pynetdicom import AE
 from sqlalchemy.exc import OperationalError
 
-from casebook import store, tables
+from casebook import intake, tables
 from casebook.database import write
 from casebook.errors import InvalidObject, WetreadError
 from dicom_node.index import indexer, recorder
@@ -471,7 +471,7 @@ def test_an_object_without_its_row_in_time_is_refused_for_now_and_gets_it_later(
     monkeypatch.setattr(indexer, "MAX_LAG_S", 0.2)
     with receiving(tmp_path, row_before_ack=True) as running, Wire(running.port, associate_rq()) as wire:
         with monkeypatch.context() as patched:
-            patched.setattr(store, "record_instances", refuse)
+            patched.setattr(intake, "record_instances", refuse)
             assert wire.store(data_set("1.2.3.1"), "1.2.3.1") == 0xA700
         running.settle(1)
         assert wire.store(data_set("1.2.3.1"), "1.2.3.1") == 0

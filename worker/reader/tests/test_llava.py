@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from casebook.errors import ModelRefused
 from worker.reader import prompts
 from worker.reader.llava import LlavaWriter, image_tokens
+from worker.reader.loaders import open_writer
 from worker.reader.model_input import prepare
 from worker.reader.tests.tiny_llava import entry, save_tiny_llava
-from worker.reader.writer import ClosedQuestion, open_writer
+from worker.reader.writer import ClosedQuestion
 
 #: The last weight of a Llava, as it is called on disk.
 HEAD = "language_model.lm_head.weight"

@@ -58,7 +58,7 @@ def build_role_app(
     app = build_app(settings or load_settings(), name=role)
     app.conf.update(
         {
-            "include": ["casebook.look"],
+            "include": ["casebook.celery_role"],
             "worker_concurrency": concurrency,
             _BODIES_KEY: dict(bodies or {step.name: step.body for step in STEPS if step.queue == role}),
         }

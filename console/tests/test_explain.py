@@ -5,10 +5,9 @@ from contextlib import nullcontext
 
 import pytest
 
-from casebook import flow, queue, store
+from casebook import decisions, flow, generations, intake, queue, store
 from casebook.case import Case
 from casebook.errors import PeerUnavailable, RejectedByPeer
-from casebook.explain import Explanation, explain
 from casebook.outcomes import Classed, Delivered, Drafted, Outcome, Prepared, Refused
 from casebook.runner import Runner
 from casebook.settings import ArchiveSettings, DicomDestination, Hl7Destination, ResultStatus, Settings
@@ -16,6 +15,7 @@ from casebook.study import CompletionReason, StudyState
 from casebook.sweeper import sweep
 from casebook.testing import FrozenClock, a_header, a_reading, a_received_instance, a_wiring, sqlite_database
 from casebook.wiring import Wiring
+from console.explain import Explanation, explain
 
 STUDY = "1.2.3"
 SETTINGS = Settings(
@@ -42,7 +42,7 @@ def wiring(clock: FrozenClock) -> Iterator[Wiring]:
 def receive(wiring: Wiring, *numbers: int, patient_id: str = "P-1", modality: str = "DX") -> None:
     received = [a_received_instance(number, patient_id=patient_id, modality=modality) for number in numbers]
     with wiring.write() as connection:
-        store.record_instances(connection, received, wiring.clock.now(connection))
+        intake.record_instances(connection, received, wiring.clock.now(connection))
 
 
 def say(wiring: Wiring, *, show_patient_ids: bool = False) -> Explanation:
@@ -119,7 +119,7 @@ def test_a_repeated_image_names_which_one_is_compared(wiring: Wiring) -> None:
     receive(wiring, 1)
     again = a_received_instance(1, content=b"other")
     with wiring.write() as connection:
-        store.record_instances(connection, [again], wiring.clock.now(connection))
+        intake.record_instances(connection, [again], wiring.clock.now(connection))
 
     said = say(wiring)
 
@@ -299,7 +299,7 @@ def test_a_draft_that_was_sent_before_is_to_be_withdrawn(wiring: Wiring, clock: 
     run(wiring, "io", prepare=render, send=lambda _: Delivered(acknowledgement="AA"))
     late = a_received_instance(2, patient_id="P-2" if outcome == "held" else "P-1", received_at=clock.now())
     with wiring.write() as connection:
-        store.record_instances(connection, [late], clock.now())
+        intake.record_instances(connection, [late], clock.now())
     complete(wiring, clock)
     run(wiring, "gpu", read=lambda _: Refused(reason="no_frontal_view", detail="The study has no frontal view."))
 
@@ -315,8 +315,8 @@ def test_an_image_that_was_left_out_before_contradicts_nobody_any_more(wiring: W
     receive(wiring, 2, patient_id="P-2")
     complete(wiring, clock)
     with wiring.write() as connection:
-        flow.release(connection, STUDY, patient_id="P-1", now=clock.now(), actor="person")
-        store.hold(connection, STUDY, now=clock.now(), reason="patient_id_empty", detail="PatientID is empty.")
+        decisions.release(connection, STUDY, patient_id="P-1", now=clock.now(), actor="person")
+        generations.hold(connection, STUDY, now=clock.now(), reason="patient_id_empty", detail="PatientID is empty.")
 
     assert say(wiring).sentence == "Held for a person: PatientID is empty (patient_id_empty)."
 
@@ -327,7 +327,7 @@ def test_a_hold_because_of_another_accession_number_names_the_option_that_choose
     receive(wiring, 1)
     other = a_received_instance(2, header=a_header(accession_number="A-1"))
     with wiring.write() as connection:
-        store.record_instances(connection, [other], clock.now())
+        intake.record_instances(connection, [other], clock.now())
     complete(wiring, clock)
 
     assert f"wetread release {STUDY} --as PATIENT_ID --accession-number NUMBER" in say(wiring).advice
@@ -351,7 +351,7 @@ def test_a_held_repeated_image_is_named(wiring: Wiring, clock: FrozenClock) -> N
     receive(wiring, 1)
     again = a_received_instance(1, content=b"other")
     with wiring.write() as connection:
-        store.record_instances(connection, [again], clock.now())
+        intake.record_instances(connection, [again], clock.now())
     run(wiring, "io", classify=lambda _: Classed(is_variant=False, reason="pixels_differ"))
 
     said = say(wiring)
@@ -380,14 +380,7 @@ def test_every_state_has_its_sentence(wiring: Wiring, clock: FrozenClock) -> Non
 def test_a_study_forced_by_a_person_goes_on(wiring: Wiring, clock: FrozenClock) -> None:
     receive(wiring, 1)
     with wiring.write() as connection:
-        flow.complete(
-            connection,
-            STUDY,
-            pipelines=wiring.pipelines,
-            limits=wiring.settings.queue,
-            now=clock.now(),
-            reason=CompletionReason.FORCED,
-        )
+        flow.complete(connection, STUDY, terms=wiring.terms(connection), reason=CompletionReason.FORCED)
 
     assert say(wiring).study.completion_reason is CompletionReason.FORCED
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Row, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from casebook import audit, store, tables
+from casebook import audit, generations, store, tables
 from casebook.audit import AuditEvent
 from casebook.case import JobState
 from casebook.flow import STEPS
@@ -149,7 +149,7 @@ def _say(
 def _say_outdated(connection: Connection, study: Study) -> str:
     sent = store.sent_outputs(connection, study.study_instance_uid)
     # Where one destination alone cannot be served, the drafts of this generation are right.
-    if store.holds_one_output(study):
+    if generations.holds_one_output(study):
         sent = {to: (generation, uid) for to, (generation, uid) in sent.items() if generation < study.generation}
     named = [f"{destination} ({uid})" for destination, (_, uid) in sorted(sent.items())]
     return f" A draft was already sent to {', '.join(named)}; have it withdrawn." if named else ""
@@ -290,7 +290,7 @@ def _say_unmatched(connection: Connection, study: Study, settings: Settings) -> 
 
 def _say_held(connection: Connection, study: Study, *, show_patient_ids: bool) -> tuple[str, str]:
     uid = study.study_instance_uid
-    if store.holds_one_output(study):
+    if generations.holds_one_output(study):
         return f"Held for a person: {study.detail.rstrip('.')} ({study.reason}).", _mend_one_output(study)
     # What was left out before, by a person or a rejection note, contradicts nobody any more.
     counting = (InstanceStatus.CURRENT, InstanceStatus.CONFLICT, InstanceStatus.UNCLASSED)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import select
 
-from casebook import look, store, tables
+from casebook import celery_role, intake, tables
 from casebook.case import Case
 from casebook.flow import QUEUES, STEPS
 from casebook.outcomes import Outcome, Refused
@@ -24,7 +24,7 @@ def wiring() -> Iterator[Wiring]:
         made = a_wiring(engine, clock=clock)
         with made.write() as connection:
             received = [a_received_instance(1, study=study) for study in ("1.2.3", "1.2.4")]
-            store.record_instances(connection, received, clock.now())
+            intake.record_instances(connection, received, clock.now())
         clock.advance(31)
         sweep(made)
         yield made
@@ -50,7 +50,7 @@ class _Slow:
 
 def test_a_job_that_takes_too_long_is_given_back_uncounted(wiring: Wiring) -> None:
     body = _Slow()
-    child = look.Child(wiring, {"read": body})
+    child = celery_role.Child(wiring, {"read": body})
     left: list[int] = []
 
     def leave(code: int) -> None:
@@ -70,7 +70,7 @@ def test_a_job_that_takes_too_long_is_given_back_uncounted(wiring: Wiring) -> No
 
 def test_a_job_that_ends_in_time_is_finished_and_no_other_is_taken(wiring: Wiring) -> None:
     body = _Slow()
-    child = look.Child(wiring, {"read": body})
+    child = celery_role.Child(wiring, {"read": body})
 
     working = threading.Thread(target=child.runner.drain, args=("gpu",))
     working.start()
@@ -85,14 +85,14 @@ def test_a_job_that_ends_in_time_is_finished_and_no_other_is_taken(wiring: Wirin
 def test_a_child_without_a_parent_leaves_at_once_when_it_is_idle(wiring: Wiring) -> None:
     left: list[int] = []
 
-    look.Child(wiring, {}).end(give_back_after_s=60.0, leave=left.append)
+    celery_role.Child(wiring, {}).end(give_back_after_s=60.0, leave=left.append)
 
     assert left == [0]
 
 
 def test_a_child_without_a_parent_finishes_its_job_and_leaves(wiring: Wiring) -> None:
     body = _Slow()
-    child = look.Child(wiring, {"read": body})
+    child = celery_role.Child(wiring, {"read": body})
     left: list[int] = []
 
     working = threading.Thread(target=child.runner.drain, args=("gpu",))
@@ -110,15 +110,15 @@ def test_a_child_without_a_parent_finishes_its_job_and_leaves(wiring: Wiring) ->
 
 
 def test_a_wake_up_before_the_child_is_ready_does_nothing(wiring: Wiring) -> None:
-    look.look("gpu")
+    celery_role.look("gpu")
 
     assert _jobs(wiring) == [("ready", 0), ("ready", 0)]
 
 
 @pytest.mark.parametrize("role", QUEUES)
 def test_a_role_knows_a_body_for_every_step_of_its_queue(role: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    app = look.build_role_app(role, settings=Settings(data_directory=tmp_path_factory.mktemp("data")))
+    app = celery_role.build_role_app(role, settings=Settings(data_directory=tmp_path_factory.mktemp("data")))
 
     assert app.main == role
     assert set(app.conf["wetread_bodies"]) == {step.name for step in STEPS if step.queue == role}
-    assert "casebook.look" in app.conf.include
+    assert "casebook.celery_role" in app.conf.include

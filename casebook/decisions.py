@@ -1,0 +1,131 @@
+"""What a person decides about a study: try again, read anew, close, release.
+
+Everything runs inside the caller's transaction.
+"""
+
+from collections.abc import Collection, Mapping
+
+from sqlalchemy import Connection
+
+from casebook import audit, flow, generations, queue, store
+from casebook.errors import IdentityConflict, WrongState
+from casebook.study import CompletionReason, InstanceStatus, StudyHeader, StudyState, contradictions
+from casebook.terms import Terms
+
+
+def retry_dead(connection: Connection, study_instance_uid: str, *, now: float, actor: str) -> int:
+    """Give the dead jobs of a study fresh attempts; say how many there were."""
+    store.lock_study(connection, study_instance_uid)
+    revived = queue.revive(connection, study_instance_uid=study_instance_uid, now=now)
+    if revived:
+        audit.record(connection, at=now, actor=actor, action="retried", study_instance_uid=study_instance_uid)
+        flow.settle(connection, study_instance_uid, now)
+    return revived
+
+
+def read_again(connection: Connection, study_instance_uid: str, *, now: float, actor: str) -> bool:
+    """Look anew at a study that was not read or not served, after its cause was mended; say whether it was one.
+
+    That is one that no pipeline wanted, one that was refused, and one held for one destination only.
+    """
+    study = store.lock_study(connection, study_instance_uid)
+    ended = study.state in (StudyState.UNMATCHED, StudyState.REFUSED) or generations.holds_one_output(study)
+    if not ended or not study.instance_count:
+        return False
+    generations.start_generation(connection, study, now=now, action="read_again")
+    store.set_state(connection, study_instance_uid, StudyState.RECEIVED, now=now, actor=actor, quiet_at=now)
+    return True
+
+
+def close(connection: Connection, study_instance_uid: str, *, terms: Terms, actor: str) -> StudyState:
+    """Complete a study without its quiet period or the count of the archive; return its state then.
+
+    Raises
+    ------
+    WrongState
+        When the study does not receive images any more, or a repeated one has to be compared first.
+    """
+    study = store.lock_study(connection, study_instance_uid)
+    if study.state is not StudyState.RECEIVED:
+        raise WrongState(f"Only a study that still receives images can be closed; it is {study.state}.")
+    if store.has_unclassed(connection, study_instance_uid):
+        raise WrongState("A repeated image has to be compared first.")
+    audit.record(
+        connection, at=terms.now, actor=actor, action="declared_complete", study_instance_uid=study_instance_uid
+    )
+    flow.complete(connection, study_instance_uid, terms=terms, reason=CompletionReason.FORCED)
+    return store.get_study(connection, study_instance_uid).state
+
+
+def release(
+    connection: Connection,
+    study_instance_uid: str,
+    *,
+    patient_id: str,
+    accession_number: str | None = None,
+    patient_birth_date: str | None = None,
+    issuer_of_patient_id: str | None = None,
+    now: float,
+    actor: str,
+) -> int:
+    """Let a held study go on with only the images that carry one identity; say how many those are.
+
+    No image is re-labelled: the first copy with this identity counts, every other one is left out. What a
+    rejection note took out stays out.
+
+    Parameters
+    ----------
+    patient_id
+        PatientID of the images that may be read.
+    accession_number, patient_birth_date, issuer_of_patient_id
+        What else they have to carry; empty for images that carry none, None where it does not matter.
+
+    Raises
+    ------
+    IdentityConflict
+        When the study is not held or would be held again for the same reason, no image carries this identity,
+        or the images that do still contradict one another. Nothing is written then.
+    """
+    study = store.lock_study(connection, study_instance_uid)
+    if study.state is not StudyState.HELD:
+        raise IdentityConflict("Only a held study can be released.")
+    if generations.holds_one_output(study):
+        raise IdentityConflict("Only one destination of this study cannot be served; no choice of images mends that.")
+    wanted = {
+        "patient_id": patient_id,
+        "accession_number": accession_number,
+        "patient_birth_date": patient_birth_date,
+        "issuer_of_patient_id": issuer_of_patient_id,
+    }
+    kept: dict[str, StudyHeader] = {}
+    decided: list[tuple[str, bool]] = []
+    rejected = store.rejections(connection, study_instance_uid)
+    statuses = [one for one in InstanceStatus if one is not InstanceStatus.OWN]
+    for one in store.instances(connection, study_instance_uid, statuses=statuses):
+        if one.sop_instance_uid in rejected:
+            continue
+        fits = one.sop_instance_uid not in kept and _carries(one.header, wanted)
+        if fits:
+            kept[one.sop_instance_uid] = one.header
+        decided.append((one.path, fits))
+    _refuse_unclear(kept.values())
+    for path, fits in decided:
+        status = InstanceStatus.CURRENT if fits else InstanceStatus.EXCLUDED
+        store.set_instance_status(connection, path, status, reason="" if fits else "left_out_at_release")
+    queue.supersede(connection, study_instance_uid=study_instance_uid, now=now, steps=("classify",), reason="released")
+    store.recount(connection, study_instance_uid)
+    generations.start_generation(connection, study, now=now, action="released")
+    store.set_state(connection, study_instance_uid, StudyState.RECEIVED, now=now, actor=actor, quiet_at=now)
+    return len(kept)
+
+
+def _carries(header: StudyHeader, wanted: Mapping[str, str | None]) -> bool:
+    return all(value is None or getattr(header.identity, name) == value for name, value in wanted.items())
+
+
+def _refuse_unclear(kept: Collection[StudyHeader]) -> None:
+    if not kept:
+        raise IdentityConflict("No image of this study carries that identity; nothing was changed.")
+    differing = contradictions(kept)
+    if differing:
+        raise IdentityConflict(f"The images still disagree about {', '.join(differing)}; nothing was changed.")

@@ -1,0 +1,57 @@
+"""The generations of a study: one begins anew with every change of its images, and a hold stops what is under way.
+
+Everything runs inside the caller's transaction, which has locked the study.
+"""
+
+from sqlalchemy import Connection
+
+from casebook import audit, queue, store
+from casebook.outcomes import ONE_OUTPUT
+from casebook.study import Study, StudyState
+
+#: Steps that belong to one generation; classifying a repeated object does not.
+GENERATION_STEPS = ("count", "read", "prepare", "send")
+
+
+def start_generation(connection: Connection, study: Study, *, now: float, action: str) -> None:
+    """Make every unfinished job of the study void and let it complete anew."""
+    queue.supersede(
+        connection, study_instance_uid=study.study_instance_uid, now=now, steps=GENERATION_STEPS, reason=action
+    )
+    store.set_next_generation(connection, study, now=now)
+    audit.record(
+        connection,
+        at=now,
+        actor="flow",
+        action=action,
+        study_instance_uid=study.study_instance_uid,
+        detail=f"generation {study.generation + 1}",
+    )
+
+
+def hold(
+    connection: Connection,
+    study_instance_uid: str,
+    *,
+    now: float,
+    reason: str,
+    detail: str,
+    stop_others: bool = True,
+) -> None:
+    """Stop everything of a study until a person decides.
+
+    Parameters
+    ----------
+    stop_others
+        False lets the other outputs of the study go on: only one destination cannot be served.
+    """
+    if stop_others:
+        queue.supersede(
+            connection, study_instance_uid=study_instance_uid, now=now, steps=GENERATION_STEPS, reason="held"
+        )
+    store.set_state(connection, study_instance_uid, StudyState.HELD, now=now, reason=reason, detail=detail)
+
+
+def holds_one_output(study: Study) -> bool:
+    """Say whether a study is held because one destination cannot be served, and for nothing else."""
+    return study.state is StudyState.HELD and study.reason in ONE_OUTPUT

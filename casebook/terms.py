@@ -1,0 +1,16 @@
+"""The terms on which a study goes on: what is configured, and the moment of the transaction."""
+
+from dataclasses import dataclass
+
+from casebook.pipelines import Pipeline
+from casebook.settings import QueueSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What every decision of the flow is made by; made anew for each transaction."""
+
+    pipelines: tuple[Pipeline, ...]
+    limits: QueueSettings
+    #: Seconds since the epoch, by the clock of the queue of record.
+    now: float
