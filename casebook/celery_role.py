@@ -191,12 +191,19 @@ def _build_child(app: Celery, role: str) -> Child:
 
 
 def _wait_for_the_end(child: Child, parent: int) -> None:
-    while signal.sigtimedwait({_STOP_SIGNAL}, _LOOK_AT_FAMILY_S) is None:
+    while not _is_told_to_stop():
         if os.getppid() != parent:
             # Our successor needs the GPU and the queue: an idle child would notice by itself, a busy one goes on.
             _log.warning("parent_lost")
             child.end()
     child.stop()
+
+
+def _is_told_to_stop() -> bool:
+    # CPython 3.11 answers with a signal number of chance, and not with None, when the process was stopped and
+    # continued (SIGSTOP, a paused container) beyond the time-out.
+    told = signal.sigtimedwait({_STOP_SIGNAL}, _LOOK_AT_FAMILY_S)
+    return told is not None and told.si_signo == _STOP_SIGNAL
 
 
 @dataclass(slots=True)

@@ -17,6 +17,8 @@ from casebook.logs import get_logger
 from casebook.settings import Settings
 
 LOOK_TASK = "wetread.look"
+#: Of ``filesystem://``.
+FOLDER_TRANSPORT = "casebook.wakeup_folder:Transport"
 #: A wake-up that finds the queue full is not needed: one is enough.
 _LONGEST_QUEUE = 1000
 #: A publisher does not try again: the sweep will, and whoever finished a job has the next one to do.
@@ -31,6 +33,7 @@ def build_app(settings: Settings, name: str = "wetread") -> Celery:
     url = settings.broker.url.get_secret_value()
     app = Celery(name, broker=url, set_as_current=False)
     app.conf.update(
+        broker_transport=FOLDER_TRANSPORT if url.startswith("filesystem") else None,
         broker_transport_options=_transport_options(settings, url),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

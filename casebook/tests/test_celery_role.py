@@ -1,5 +1,6 @@
 """A role's child: what it does with the job in hand when it is told to stop."""
 
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -122,3 +123,18 @@ def test_a_role_knows_a_body_for_every_step_of_its_queue(role: str, tmp_path_fac
     assert app.main == role
     assert set(app.conf["wetread_bodies"]) == {step.name for step in STEPS if step.queue == role}
     assert "casebook.celery_role" in app.conf.include
+
+
+@pytest.mark.parametrize("number", [0, 7, signal.SIGUSR1, 94_123_456])
+def test_a_child_that_was_paused_is_not_told_to_stop(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    garbage = signal.struct_siginfo((number, 0, 0, 0, 0, 0, 0))
+    monkeypatch.setattr(signal, "sigtimedwait", lambda _signals, _timeout: garbage)
+
+    assert not celery_role._is_told_to_stop()
+
+
+def test_a_child_that_is_told_to_stop_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = signal.struct_siginfo((signal.SIGUSR2, 0, 0, 0, 0, 0, 0))
+    monkeypatch.setattr(signal, "sigtimedwait", lambda _signals, _timeout: told)
+
+    assert celery_role._is_told_to_stop()

@@ -2,8 +2,11 @@
 
 import time
 from pathlib import Path
+from queue import Empty
+from random import Random
 
 import pytest
+from celery import Celery
 from pydantic import SecretStr
 
 from casebook.settings import BrokerSettings, Settings
@@ -97,3 +100,59 @@ def test_one_message_that_nobody_took_is_enough_for_each_queue(tmp_path: Path) -
         path.unlink()
     wake("gpu")
     assert len(list((tmp_path / "wakeups" / "messages").iterdir())) == 1
+
+
+def _taken(app: Celery, queue: str) -> list[str]:
+    """Take every message of a queue as a worker does, and return the queues they name."""
+    names = []
+    with app.connection_for_read() as connection:
+        consumer = connection.SimpleQueue(app.amqp.queues[queue], no_ack=True)
+        try:
+            while True:
+                names.append(consumer.get(block=False).payload[0][0])
+        except Empty:
+            return names
+
+
+@pytest.mark.parametrize("content", [b"", b"[[", b'[["gpu", "", "gpu"]]]]', b"\x00\xff", b"{}"])
+def test_a_damaged_table_of_bindings_stops_nobody(tmp_path: Path, content: bytes) -> None:
+    settings = _settings(tmp_path)
+    app = build_app(settings)
+    (tmp_path / "wakeups" / "control" / "gpu.exchange").write_bytes(content)
+
+    waker(app, settings)("gpu")
+
+    assert _taken(app, "gpu") == ["gpu"]
+
+
+def test_a_message_that_cannot_be_read_is_dropped_and_the_next_one_taken(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    app = build_app(settings)
+    messages = tmp_path / "wakeups" / "messages"
+    waker(app, settings)("gpu")
+    (whole,) = messages.iterdir()
+    content = whole.read_bytes()
+    random = Random(7)
+    for number in range(20):
+        (messages / f"{number:04}.gpu.msg").write_bytes(content[: random.randrange(len(content))])
+
+    assert _taken(app, "gpu") == ["gpu"]
+    assert list(messages.iterdir()) == []
+
+
+def test_a_message_has_its_name_only_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = _settings(tmp_path)
+    app = build_app(settings)
+    seen: list[list[str]] = []
+    rename = Path.rename
+
+    def renamed(path: Path, target: Path) -> Path:
+        seen.append(_taken(app, "io"))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    waker(app, settings)("io")
+    monkeypatch.undo()
+
+    assert seen == [[]], "nothing can be taken before the message is whole"
+    assert _taken(app, "io") == ["io"]
