@@ -36,12 +36,12 @@ class Channel(filesystem.Channel):
         """Remove a queue with its messages; its binding is none."""
         self._purge(queue)  # type: ignore[no-untyped-call]
 
-    def _put(self, queue: str, message: Any, **_: Any) -> None:
+    def _put(self, queue: str, payload: Any, **_: Any) -> None:
         folder = Path(self.data_folder_out)
         name = f"{uuid.uuid4()}.{queue}.msg"
         temporary = folder / f".{name}"
         try:
-            temporary.write_text(json.dumps(message), encoding="utf-8")
+            temporary.write_text(json.dumps(payload), encoding="utf-8")
             temporary.rename(folder / name)
         except OSError as error:
             raise ChannelError("a wake-up cannot be written into its folder") from error
