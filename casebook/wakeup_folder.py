@@ -36,7 +36,7 @@ class Channel(filesystem.Channel):
         """Remove a queue with its messages; its binding is none."""
         self._purge(queue)  # type: ignore[no-untyped-call]
 
-    def _put(self, queue: str, payload: Any, **_: Any) -> None:
+    def _put(self, queue: str, payload: Any, **_: Any) -> None:  # type: ignore[override] # kombu disagrees with itself
         folder = Path(self.data_folder_out)
         name = f"{uuid.uuid4()}.{queue}.msg"
         temporary = folder / f".{name}"
