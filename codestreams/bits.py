@@ -102,12 +102,14 @@ def refuse_torn_sign(values: NDArray[Any], described: Description) -> None:
 def _extended(values: NDArray[Any], bits: int) -> NDArray[Any]:
     size = values.dtype.itemsize
     shift = 8 * size - bits
-    return (values << values.dtype.type(shift)).view(f"i{size}") >> np.dtype(f"i{size}").type(shift)
+    extended: NDArray[Any] = (values << values.dtype.type(shift)).view(f"i{size}") >> np.dtype(f"i{size}").type(shift)
+    return extended
 
 
 def _usual(values: NDArray[Any]) -> NDArray[np.bool_]:
     # The lowest and the highest value may be padding, a marker or saturation, and lie beside anything.
-    return (values != values.min()) & (values != values.max())
+    usual: NDArray[np.bool_] = (values != values.min()) & (values != values.max())
+    return usual
 
 
 def _steps(values: NDArray[Any], usual: NDArray[np.bool_]) -> float:

@@ -1,13 +1,14 @@
-"""From one codestream to stored values: the choice of the decoder, and what the stream must agree on with the header."""
+"""From one codestream to stored values: the decoder, and what the stream and the header must agree on."""
 
 import struct
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import imagecodecs
 import numpy as np
-import openjpeg
 from numpy.typing import NDArray
+from openjpeg.utils import decode as decode_jpeg_2000
 
 from casebook.errors import UnreadablePixels
 from codestreams.bits import stored_bits
@@ -18,8 +19,7 @@ from codestreams.structure import Kind, Structure, read_structure
 #: PS3.5 A.4.
 _RLE = "1.2.840.10008.1.2.5"
 _TRANSFER_SYNTAXES = frozenset(
-    {_RLE}
-    | {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202, 203)}
+    {_RLE} | {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202, 203)}
 )
 #: Bytes that no encoder writes at the end of a scan: whether they change the picture tells whether it was complete.
 _PROBE = bytes(np.random.default_rng(1).integers(1, 255, 96, dtype=np.uint8))
@@ -237,7 +237,7 @@ def _decode_jpeg_ls(found: Structure) -> NDArray[Any]:
 
 def _decode_jpeg_2000(found: Structure) -> NDArray[Any]:
     try:
-        return openjpeg.decode(found.stream, 0)
+        return decode_jpeg_2000(found.stream, 0)
     except (RuntimeError, ValueError):
         raise UnreadablePixels(StreamFault.DAMAGED) from None
 
@@ -256,9 +256,7 @@ def _decode_rle(content: bytes, described: Description) -> NDArray[Any]:
     if count != size * samples:
         raise UnreadablePixels(StreamFault.HEADER_CONFLICT)
     bounds = [*offsets[:count], len(content)]
-    planes = [
-        _decode_segment(content[start:end], described) for start, end in zip(bounds, bounds[1:], strict=False)
-    ]
+    planes = [_decode_segment(content[start:end], described) for start, end in pairwise(bounds)]
     # Bytes of one sample together, little endian.
     order = [sample * size + byte for sample in range(samples) for byte in reversed(range(size))]
     stacked = np.stack([planes[index] for index in order], axis=-1)

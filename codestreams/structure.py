@@ -195,7 +195,9 @@ def _units(frame: _FrameHeader, scan: list[int]) -> int:
 
 def _read_jpeg_2000(content: bytes) -> Structure:
     # ISO/IEC 15444-1 A.5.1: SIZ.
-    columns, rows, left, top, tile_columns, tile_rows, tile_left, tile_top, count = struct.unpack_from(">8IH", content, 8)
+    columns, rows, left, top, tile_columns, tile_rows, tile_left, tile_top, count = struct.unpack_from(
+        ">8IH", content, 8
+    )
     depths = {content[42 + 3 * place] for place in range(count)}
     samplings = {content[43 + 3 * place : 45 + 3 * place] for place in range(count)}
     if len(depths) != 1 or samplings != {b"\x01\x01"} or columns <= left or rows <= top:

@@ -140,7 +140,7 @@ class Picture:
     @property
     def photometric_interpretation(self) -> str:
         """(0028,0004)."""
-        return _photometric(self.header)
+        return photometric_interpretation(self.header)
 
 
 def open_picture(source: Path | Dataset, *, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> Picture:
@@ -247,12 +247,6 @@ def plain_faults(otherwise: Fault) -> Iterator[None]:
         except InvalidDicomError:
             raise UnreadablePixels(Fault.NOT_DICOM) from None
         except _FOREIGN_FAULTS:
-            raise UnreadablePixels(otherwise) from None
-        except BaseException as error:
-            # A decoder written in Rust panics on a damaged RLE stream, and its panic is no Exception: one bad
-            # image would end the worker, and with every attempt again.
-            if type(error).__module__ != "pyo3_runtime":
-                raise
             raise UnreadablePixels(otherwise) from None
 
 
@@ -377,7 +371,9 @@ def _description(header: Dataset) -> Description:
     return Description(
         rows=int(header.Rows),
         columns=int(header.Columns),
-        samples_per_pixel=int(header.get("SamplesPerPixel") or (1 if _photometric(header) in _GREY else 3)),
+        samples_per_pixel=int(
+            header.get("SamplesPerPixel") or (1 if photometric_interpretation(header) in _GREY else 3)
+        ),
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=stored - 1 if high_bit is None else int(high_bit),
@@ -386,7 +382,8 @@ def _description(header: Dataset) -> Description:
     )
 
 
-def _photometric(header: Dataset) -> str:
+def photometric_interpretation(header: Dataset) -> str:
+    """Return (0028,0004) as it is meant, whatever blanks and small letters it is written with."""
     return str(header.get("PhotometricInterpretation") or "").strip().upper()
 
 
@@ -394,7 +391,9 @@ def _has_overlay_bits(header: Dataset, bits_allocated: int) -> bool:
     # PS3.3 C.9.2, retired: (60xx,0102) names the bit of the pixel cell; without Overlay Data the plane lies there.
     planes = range(0x6000, 0x6020, 2)
     return any(
-        (group, 0x3000) not in header and (group, 0x0102) in header and 0 < int(header[group, 0x0102].value or 0) < bits_allocated
+        (group, 0x3000) not in header
+        and (group, 0x0102) in header
+        and 0 < int(header[group, 0x0102].value or 0) < bits_allocated
         for group in planes
     )
 
