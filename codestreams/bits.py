@@ -9,8 +9,9 @@ from casebook.errors import UnreadablePixels
 from codestreams.description import Description
 from codestreams.faults import StreamFault
 
-#: Steps between neighbours may be so many times larger than under the other reading of the same bits.
-_TORN = 4.0
+#: So many times larger than under the other sign may the steps between neighbours be. Of all real pictures tried the
+#: largest was 1.01, and the smallest of films under a false sign 1.46.
+_TORN = 1.25
 
 
 def stored_bits(cells: NDArray[Any], described: Description) -> NDArray[Any]:
@@ -90,8 +91,8 @@ def refuse_torn_sign(values: NDArray[Any], described: Description) -> None:
     """
     bits = described.bits_stored
     signed = _extended(values, bits)
-    # Eight bits and fewer are made for the screen.
-    if bits <= 8 or values.ndim != 2 or np.array_equal(signed, values):
+    # Eight bits and fewer are made for the screen; more than 16 are doses and counts, that need not be smooth.
+    if not 8 < bits <= 16 or values.ndim != 2 or np.array_equal(signed, values):
         return
     chosen, other = (signed, values) if described.is_signed else (values, signed)
     usual = _usual(values)

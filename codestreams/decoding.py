@@ -164,6 +164,19 @@ def refuse_another_sign(found: Structure, described: Description) -> None:
         raise UnreadablePixels(StreamFault.HEADER_CONFLICT)
 
 
+def refuse_values_out_of_range(raw: NDArray[Any], described: Description) -> None:
+    """Refuse signed values of a stream that need more bits than the header says.
+
+    Raises
+    ------
+    UnreadablePixels
+        When they do.
+    """
+    limit = 1 << (described.bits_stored - 1)
+    if int(raw.min()) < -limit or int(raw.max()) >= limit:
+        raise UnreadablePixels(StreamFault.HEADER_CONFLICT)
+
+
 def refuse_incomplete_scans(found: Structure, decoded: NDArray[Any]) -> None:
     """Refuse a JPEG whose scans hold fewer samples than the picture: its decoder fills up without a word.
 
@@ -191,9 +204,7 @@ def fit(raw: NDArray[Any], found: Structure, described: Description) -> NDArray[
     size = described.item_size
     if found.is_signed:
         refuse_another_sign(found, described)
-        limit = 1 << (described.bits_stored - 1)
-        if raw.size and not (-limit <= int(raw.min()) and int(raw.max()) < limit):
-            raise UnreadablePixels(StreamFault.HEADER_CONFLICT)
+        refuse_values_out_of_range(raw, described)
         return raw.astype(f"i{size}" if described.is_signed else f"u{size}")
     cells = raw.astype(f"u{size}")
     if described.is_signed and found.precision < described.bits_stored:
@@ -216,7 +227,7 @@ def _decode_jpeg_stream(stream: bytes, samples_per_pixel: int) -> NDArray[Any]:
     colours = "GRAYSCALE" if samples_per_pixel == 1 else "YCBCR"
     try:
         return imagecodecs.jpeg8_decode(stream, colorspace=colours, outcolorspace=colours)
-    except imagecodecs.Jpeg8Error:
+    except (RuntimeError, ValueError):
         raise UnreadablePixels(StreamFault.DAMAGED) from None
 
 
@@ -231,7 +242,7 @@ def _probed(found: Structure) -> bytes:
 def _decode_jpeg_ls(found: Structure) -> NDArray[Any]:
     try:
         return imagecodecs.jpegls_decode(found.stream)
-    except imagecodecs.JpeglsError:
+    except (RuntimeError, ValueError):
         raise UnreadablePixels(StreamFault.DAMAGED) from None
 
 
@@ -268,7 +279,7 @@ def _decode_segment(segment: bytes, described: Description) -> NDArray[np.uint8]
     needed = described.rows * described.columns
     try:
         plane = np.frombuffer(imagecodecs.packbits_decode(segment), dtype=np.uint8)
-    except imagecodecs.ImcdError:
+    except (RuntimeError, ValueError):
         raise UnreadablePixels(StreamFault.TRUNCATED) from None
     refuse_another_segment_length(plane.size, needed, described.columns)
     return plane[:needed]
