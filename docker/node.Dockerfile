@@ -4,6 +4,7 @@ ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /opt/wetread
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY casebook casebook
+COPY codestreams codestreams
 COPY dicom_node dicom_node
 COPY console console
 COPY config config

@@ -6,6 +6,7 @@ WORKDIR /opt/wetread
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep '^torch==' constraints.txt)"
 COPY casebook casebook
+COPY codestreams codestreams
 COPY worker worker
 COPY training training
 COPY config config

@@ -23,7 +23,7 @@ from integration_tests.settings import REPOSITORY
 from training.options import load_options
 from worker.reader.registry import load_entry
 
-PACKAGES = ("casebook", "dicom_node", "worker", "training", "console", "integration_tests", "benchmarks")
+PACKAGES = ("casebook", "codestreams", "dicom_node", "worker", "training", "console", "integration_tests", "benchmarks")
 BANNED = {"utils", "util", "helpers", "helper", "common", "base", "misc", "core", "manager"}
 READMES = ("README.md", "README.zh-CN.md")
 

@@ -5,6 +5,7 @@ kept and never read. Anything else: a conflict that a person has to see. The fir
 """
 
 from collections.abc import Iterator
+from io import BytesIO
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ from casebook.errors import InvalidObject, Retryable
 from casebook.outcomes import Classed
 from casebook.settings import Settings
 from casebook.study import Instance
+from codestreams.decoding import decode
+from codestreams.description import Description
+from codestreams.fragments import frame_fragments, join, list_items
+from codestreams.part10 import without_foreign_meta
 
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 #: Beside the stored values, these say what the picture shows (PS3.3 C.7.6.3, C.11.1).
 _PICTURE_KEYWORDS = ("Rows", "Columns", "PixelRepresentation", "RescaleSlope", "RescaleIntercept")
 #: Attributes in these groups are the header that archives correct; the content of a non-image lies elsewhere.
 _HEADER_GROUPS = frozenset({0x0008, 0x0010, 0x0020, 0x0032, 0x0038})
-_DECODER = "pylibjpeg"
 _MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
 
 
@@ -78,7 +82,10 @@ class _Unreadable(InvalidObject):
 
 def _read(path: Path) -> Dataset:
     try:
-        return dcmread(path, defer_size=1 << 20)
+        with path.open("rb") as opened:
+            file = without_foreign_meta(opened)
+            # A deferred value is read again from the path, so only a file that is read as it lies may defer any.
+            return dcmread(path, defer_size=1 << 20) if file is opened else dcmread(file)
     except (OSError, MemoryError):
         # The disk or this machine, not the object: a verdict would be one about neither.
         raise Retryable("a copy of the repeated object cannot be read now") from None
@@ -116,19 +123,36 @@ def _same_pixels(one: Dataset, other: Dataset) -> bool:
     try:
         frames = zip_longest(_frames(one), _frames(other))
         return all(a is not None and b is not None and np.array_equal(a, b) for a, b in frames)
-    # Every decoder has errors of its own; the one for RLE panics past Exception.
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
-            raise
+    # Every decoder has errors of its own.
+    except Exception as error:  # noqa: BLE001
         if isinstance(error, OSError) and error.errno is not None:
             raise Retryable("a copy of the repeated object cannot be read now") from None
         return _same_stored_bytes(one, other)
 
 
 def _frames(dataset: Dataset) -> Iterator[np.ndarray[Any, Any]]:
-    # Named, because pydicom would try GDCM first where it is installed, and GDCM ends the process on damage.
-    plugin = _DECODER if dataset.file_meta.TransferSyntaxUID.is_encapsulated else ""
-    return iter_pixels(dataset, raw=True, decoding_plugin=plugin)
+    transfer_syntax_uid = dataset.file_meta.TransferSyntaxUID
+    if not transfer_syntax_uid.is_encapsulated:
+        yield from iter_pixels(dataset, raw=True)
+        return
+    # The decoders that the reader has, and none that pydicom would find first: GDCM ends the process on damage.
+    described, source = _description(dataset), BytesIO(dataset.PixelData)
+    for fragments in frame_fragments(source, list_items(source), int(dataset.get("NumberOfFrames") or 1)):
+        yield decode(join(source, fragments), transfer_syntax_uid, described).values
+
+
+def _description(dataset: Dataset) -> Description:
+    stored = int(dataset.get("BitsStored") or dataset.BitsAllocated)
+    high_bit = dataset.get("HighBit")
+    return Description(
+        rows=int(dataset.Rows),
+        columns=int(dataset.Columns),
+        samples_per_pixel=int(dataset.get("SamplesPerPixel") or 1),
+        bits_allocated=int(dataset.BitsAllocated),
+        bits_stored=stored,
+        high_bit=stored - 1 if high_bit is None else int(high_bit),
+        is_signed=int(dataset.get("PixelRepresentation") or 0) == 1,
+    )
 
 
 def _same_stored_bytes(one: Dataset, other: Dataset) -> bool:

@@ -10,24 +10,29 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from io import SEEK_CUR, BytesIO
+from io import SEEK_CUR, SEEK_END, BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate, generate_frames, get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_file_meta_info
-from pydicom.pixels.decoders.base import Decoder, get_decoder
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import convert_color_space
 from pydicom.pixels.utils import as_pixel_options
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from casebook.errors import Retryable, UnreadablePixels
+from codestreams.bits import stored_bits
+from codestreams.decoding import can_decode, decode
+from codestreams.description import Description
+from codestreams.faults import StreamFault
+from codestreams.fragments import frame_fragments, join, list_items
+from codestreams.part10 import skip_foreign_meta, without_foreign_meta
 
 
 class Fault(StrEnum):
@@ -47,14 +52,20 @@ class Fault(StrEnum):
     BAD_COLOUR = "The photometric interpretation or its colour tables cannot be used."
     #: A lookup table is empty or broken.
     BAD_LOOKUP_TABLE = "A lookup table of the image is empty or damaged."
-    #: Fewer bytes than the header promises.
-    TRUNCATED = "The pixel data ends too early."
+    #: Fewer bytes than the header promises, or a compressed stream without its end.
+    TRUNCATED = StreamFault.TRUNCATED.value
     #: More bytes than the site allows for one frame.
     TOO_LARGE = "The image declares a size over the limit of this site."
     #: The compressed stream declares another size than (0028,0010) and (0028,0011).
-    SIZE_CONFLICT = "The compressed pixel data declares another size than the header."
+    SIZE_CONFLICT = StreamFault.SIZE_CONFLICT.value
+    #: Uncompressed pixel data goes on behind the picture that the header describes.
+    TOO_LONG = "The pixel data is longer than the header says."
+    #: Depth, sign or samples of the pixel data are not those of the header.
+    HEADER_CONFLICT = StreamFault.HEADER_CONFLICT.value
+    #: The compressed streams are more or fewer than (0028,0008).
+    FRAMES_CONFLICT = StreamFault.FRAMES_CONFLICT.value
     #: The compressed stream cannot be decoded.
-    DAMAGED = "The compressed pixel data is damaged or of a kind no decoder here knows."
+    DAMAGED = StreamFault.DAMAGED.value
     #: A frame was asked for that does not exist.
     NO_SUCH_FRAME = "The image does not have the frame that was asked for."
 
@@ -78,27 +89,25 @@ _FOREIGN_FAULTS = (
     zlib.error,
 )
 
-#: Decoders in the order in which they are tried. GDCM is not among them: it reads nothing that these do not, and
-#: on a damaged JPEG-LS stream it ends the whole process (found by changing bytes of real files).
-_PLUGINS = ("pylibjpeg", "pillow", "pydicom")
-
 #: Bytes of decoded pixels in one frame over which it is refused; a site sets its own.
 DEFAULT_MAX_FRAME_BYTES = 2_000_000_000
 
 #: (7FE0,0008), (7FE0,0009), (7FE0,0010): the elements that can carry pixels.
 _PIXEL_KEYWORDS = {0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData", 0x0010: "PixelData"}
 
+#: One sample a pixel, also where (0028,0002) is absent.
+_GREY = frozenset({"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"})
 #: (0028,0004), PS3.3 C.7.6.3.1.2; the partial and retired ones have no decoder here.
-_PHOTOMETRIC_INTERPRETATIONS = {
-    "MONOCHROME1",
-    "MONOCHROME2",
-    "PALETTE COLOR",
+_PHOTOMETRIC_INTERPRETATIONS = _GREY | {
     "RGB",
     "YBR_FULL",
     "YBR_FULL_422",
     "YBR_ICT",
     "YBR_RCT",
 }
+#: What `convert_color_space` turns into RGB; JPEG 2000 turns its own into RGB itself.
+_LUMINANCES = frozenset({"YBR_FULL", "YBR_FULL_422"})
+_UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,12 +130,17 @@ class Picture:
     columns: int
     samples_per_pixel: int
     bits_allocated: int
+    described: Description
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one decoded frame: (rows, columns), or (rows, columns, samples) for colour."""
-        plane = (self.rows, self.columns)
-        return plane if self.samples_per_pixel == 1 else (*plane, self.samples_per_pixel)
+        return self.described.shape
+
+    @property
+    def photometric_interpretation(self) -> str:
+        """(0028,0004)."""
+        return photometric_interpretation(self.header)
 
 
 def open_picture(source: Path | Dataset, *, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> Picture:
@@ -234,26 +248,36 @@ def plain_faults(otherwise: Fault) -> Iterator[None]:
             raise UnreadablePixels(Fault.NOT_DICOM) from None
         except _FOREIGN_FAULTS:
             raise UnreadablePixels(otherwise) from None
-        except BaseException as error:
-            # A decoder written in Rust panics on a damaged RLE stream, and its panic is no Exception: one bad
-            # image would end the worker, and with every attempt again.
-            if type(error).__module__ != "pyo3_runtime":
-                raise
-            raise UnreadablePixels(otherwise) from None
+
+
+def read_header(path: Path, keywords: Sequence[str]) -> Dataset:
+    """Read some attributes of a DICOM file, whose transfer syntax is the one of its own meta information."""
+    with path.open("rb") as opened:
+        return dcmread(without_foreign_meta(opened), stop_before_pixels=True, specific_tags=list(keywords))
 
 
 def _from_file(path: Path, max_frame_bytes: int) -> Picture:
-    transfer_syntax_uid = _known(read_file_meta_info(path))
-    if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
-        return _from_dataset(_inflated(path, max_frame_bytes))
-    with path.open("rb") as file:
+    with path.open("rb") as opened:
+        file = without_foreign_meta(opened)
+        transfer_syntax_uid = _known(_own_meta(file))
+        if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+            return _from_dataset(_inflated(file, max_frame_bytes))
+        file.seek(0)
         header = dcmread(file, stop_before_pixels=True)
-        keyword, pixel_vr = _pixel_element(file, header)
+        keyword, pixel_vr, length = _pixel_element(file, header)
         offset = file.tell()
-        available = path.stat().st_size - offset
-        if transfer_syntax_uid.is_encapsulated:
-            _refuse_cut_off_fragments(file, available)
-    return _described(header, transfer_syntax_uid, keyword, pixel_vr, path, offset, available)
+        available = file.seek(0, SEEK_END) - offset
+        if length != _UNDEFINED_LENGTH:
+            available = min(available, length)
+        elif not transfer_syntax_uid.is_encapsulated:
+            raise UnreadablePixels(Fault.BAD_HEADER)
+        source = file.getvalue() if isinstance(file, BytesIO) else path
+        return _described(header, transfer_syntax_uid, keyword, pixel_vr, source, offset, available)
+
+
+def _own_meta(file: BinaryIO) -> Dataset:
+    meta: Dataset = dcmread(file, stop_before_pixels=True, specific_tags=[], force=False).file_meta
+    return meta
 
 
 def _from_dataset(dataset: Dataset) -> Picture:
@@ -263,9 +287,6 @@ def _from_dataset(dataset: Dataset) -> Picture:
         raise UnreadablePixels(Fault.NO_PIXEL_DATA)
     element = dataset[present[0]]
     value = bytes(element.value)
-    if transfer_syntax_uid.is_encapsulated:
-        # A data set in memory has lost its sequence delimiter, so only its items can be judged.
-        _refuse_cut_off_fragments(BytesIO(value), len(value), needs_delimiter=False)
     return _described(dataset, transfer_syntax_uid, present[0], element.VR, value, 0, len(value))
 
 
@@ -274,31 +295,32 @@ def _known(meta: Dataset) -> UID:
     if not uid:
         raise UnreadablePixels(Fault.NO_TRANSFER_SYNTAX)
     try:
-        decoder = get_decoder(uid)
+        get_decoder(uid)
     except NotImplementedError:
         raise UnreadablePixels(Fault.UNKNOWN_TRANSFER_SYNTAX) from None
-    if uid.is_encapsulated and not _plugins(decoder):
+    if uid.is_encapsulated and not can_decode(uid):
         raise UnreadablePixels(Fault.UNKNOWN_TRANSFER_SYNTAX)
     return uid
 
 
-def _inflated(path: Path, max_frame_bytes: int) -> Dataset:
+def _inflated(file: BinaryIO, max_frame_bytes: int) -> Dataset:
     # PS3.5 A.5: everything after the meta information is one deflate stream. It is inflated under a limit,
     # because a megabyte of it can hold a gigabyte of zeros.
-    with path.open("rb") as file:
-        meta = dcmread(file, stop_before_pixels=True, specific_tags=[]).file_meta
-        file.seek(132 + 12 + int(meta.FileMetaInformationGroupLength))
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        content = inflater.decompress(file.read(), max_frame_bytes)
+    file.seek(0)
+    meta = dcmread(file, stop_before_pixels=True, specific_tags=[]).file_meta
+    file.seek(132 + 12 + int(meta.FileMetaInformationGroupLength))
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    content = BytesIO(inflater.decompress(file.read(), max_frame_bytes))
     if inflater.unconsumed_tail:
         raise UnreadablePixels(Fault.TOO_LARGE)
+    skip_foreign_meta(content)
     # Parsed as what it is now; the sequences and values are the same.
-    dataset = dcmread(BytesIO(content), force=True)
+    dataset = dcmread(BytesIO(content.read()), force=True)
     dataset.file_meta = meta
     return dataset
 
 
-def _pixel_element(file: BinaryIO, header: Dataset) -> tuple[str, str]:
+def _pixel_element(file: BinaryIO, header: Dataset) -> tuple[str, str, int]:
     # dcmread stopped at the first element of the pixels, or at the end of the file.
     order = "<" if header.original_encoding[1] else ">"
     start = file.read(8)
@@ -307,31 +329,9 @@ def _pixel_element(file: BinaryIO, header: Dataset) -> tuple[str, str]:
     keyword = _PIXEL_KEYWORDS[struct.unpack(f"{order}H", start[2:4])[0]]
     # Some files change to implicit VR on their way, so the bytes are asked and not the transfer syntax.
     if start[4:6] not in {b"OB", b"OW", b"OF", b"OD", b"UN"}:
-        return keyword, "OW"  # PS3.5 A.1
-    file.seek(4, SEEK_CUR)  # PS3.5 7.1.2: OB, OW, OF and OD have a reserved field and a 32-bit length
-    return keyword, start[4:6].decode("ascii")
-
-
-def _refuse_cut_off_fragments(file: BinaryIO, available: int, *, needs_delimiter: bool = True) -> None:
-    # A decoder may fill up a stream that was cut off, and nobody would see that part of the picture is made
-    # up. The items say how long they are and the last one is a delimiter (PS3.5 A.4).
-    start, position = file.tell(), 0
-    while True:
-        file.seek(start + position)
-        head = file.read(8)
-        if len(head) < 8:
-            if needs_delimiter or head:
-                raise UnreadablePixels(Fault.TRUNCATED)
-            break
-        group, element, length = struct.unpack("<HHL", head)
-        if (group, element) == (0xFFFE, 0xE0DD):
-            break
-        if (group, element) != (0xFFFE, 0xE000):
-            raise UnreadablePixels(Fault.DAMAGED)
-        position += 8 + length
-        if position > available:
-            raise UnreadablePixels(Fault.TRUNCATED)
-    file.seek(start)
+        return keyword, "OW", struct.unpack(f"{order}L", start[4:8])[0]  # PS3.5 A.1
+    # PS3.5 7.1.2: OB, OW, OF, OD and UN have a reserved field and a 32-bit length
+    return keyword, start[4:6].decode("ascii"), struct.unpack(f"{order}L", file.read(4))[0]
 
 
 def _described(
@@ -343,51 +343,146 @@ def _described(
     offset: int,
     available: int,
 ) -> Picture:
+    description = _description(header)
     return Picture(
         header=header,
         transfer_syntax_uid=transfer_syntax_uid,
         pixel_keyword=keyword,
-        pixel_vr=pixel_vr,
+        # PS3.5 6.2.2: a system that did not know the element wrote UN.
+        pixel_vr=pixel_vr if pixel_vr != "UN" else "OW" if description.bits_allocated > 8 else "OB",
         source=source,
         offset=offset,
         available_bytes=available,
         # Absent and empty mean one frame; zero frames is a lie that would hide the one that is there.
         frame_count=max(int(header.get("NumberOfFrames") or 1), 1),
+        rows=description.rows,
+        columns=description.columns,
+        samples_per_pixel=description.samples_per_pixel,
+        bits_allocated=description.bits_allocated,
+        described=description,
+    )
+
+
+def _description(header: Dataset) -> Description:
+    allocated = int(header.BitsAllocated)
+    stored = int(header.get("BitsStored") or allocated)
+    high_bit = header.get("HighBit")
+    # PS3.3 C.7.6.3.1: required of every image; what is left out has only one meaning.
+    return Description(
         rows=int(header.Rows),
         columns=int(header.Columns),
-        samples_per_pixel=int(header.get("SamplesPerPixel") or 1),
-        bits_allocated=int(header.BitsAllocated),
+        samples_per_pixel=int(
+            header.get("SamplesPerPixel") or (1 if photometric_interpretation(header) in _GREY else 3)
+        ),
+        bits_allocated=allocated,
+        bits_stored=stored,
+        high_bit=stored - 1 if high_bit is None else int(high_bit),
+        is_signed=int(header.get("PixelRepresentation") or 0) == 1,
+        has_overlay_bits=_has_overlay_bits(header, allocated),
+    )
+
+
+def photometric_interpretation(header: Dataset) -> str:
+    """Return (0028,0004) as it is meant, whatever blanks and small letters it is written with."""
+    return str(header.get("PhotometricInterpretation") or "").strip().upper()
+
+
+def _has_overlay_bits(header: Dataset, bits_allocated: int) -> bool:
+    # PS3.3 C.9.2, retired: (60xx,0102) names the bit of the pixel cell; without Overlay Data the plane lies there.
+    planes = range(0x6000, 0x6020, 2)
+    return any(
+        (group, 0x3000) not in header
+        and (group, 0x0102) in header
+        and 0 < int(header[group, 0x0102].value or 0) < bits_allocated
+        for group in planes
     )
 
 
 def _refuse_what_cannot_be(picture: Picture, max_frame_bytes: int) -> None:
-    if str(picture.header.get("PhotometricInterpretation", "")) not in _PHOTOMETRIC_INTERPRETATIONS:
+    if picture.photometric_interpretation not in _PHOTOMETRIC_INTERPRETATIONS:
         raise UnreadablePixels(Fault.BAD_COLOUR)
     if picture.rows <= 0 or picture.columns <= 0 or picture.samples_per_pixel not in {1, 3}:
         raise UnreadablePixels(Fault.BAD_HEADER)
     if picture.bits_allocated != 1 and (picture.bits_allocated % 8 or not 8 <= picture.bits_allocated <= 64):
         raise UnreadablePixels(Fault.BAD_HEADER)
+    if picture.pixel_keyword == "PixelData" and picture.bits_allocated != 1:
+        refuse_impossible_bits(picture.described)
     samples = picture.rows * picture.columns * picture.samples_per_pixel
-    if samples * max(picture.bits_allocated // 8, 1) > max_frame_bytes:
+    if samples * picture.described.item_size > max_frame_bytes:
         raise UnreadablePixels(Fault.TOO_LARGE)
     if not picture.available_bytes:
         raise UnreadablePixels(Fault.NO_PIXEL_DATA)
     if not picture.transfer_syntax_uid.is_encapsulated:
-        needed = samples * picture.bits_allocated * picture.frame_count // 8
-        if str(picture.header.get("PhotometricInterpretation", "")) == "YBR_FULL_422":
-            needed = needed * 2 // 3  # PS3.3 C.7.6.3.1.2: two samples a pixel
-        if picture.available_bytes < needed:
-            raise UnreadablePixels(Fault.TRUNCATED)
+        _refuse_another_length(picture)
+
+
+def refuse_impossible_bits(described: Description) -> None:
+    """Refuse Bits Stored and High Bit that no pixel cell can have (PS3.5 8.1.1).
+
+    Raises
+    ------
+    UnreadablePixels
+        When they cannot be.
+    """
+    cell = 8 * described.item_size
+    if not 0 < described.bits_stored <= cell or not described.bits_stored <= described.high_bit + 1 <= cell:
+        raise UnreadablePixels(Fault.BAD_HEADER)
+
+
+def _refuse_another_length(picture: Picture) -> None:
+    samples = picture.rows * picture.columns * picture.samples_per_pixel
+    needed = -(-samples * picture.bits_allocated * picture.frame_count // 8)
+    if picture.photometric_interpretation == "YBR_FULL_422":
+        needed = needed * 2 // 3  # PS3.3 C.7.6.3.1.2: two samples a pixel
+    refuse_too_few_bytes(picture.available_bytes, needed)
+    row = picture.columns * picture.samples_per_pixel * picture.described.item_size
+    if picture.available_bytes - needed >= max(row, 2):
+        with _opened(picture) as source:
+            source.seek(needed, SEEK_CUR)
+            refuse_another_picture_behind(source.read(picture.available_bytes - needed))
+
+
+def refuse_too_few_bytes(available: int, needed: int) -> None:
+    """Refuse uncompressed pixel data that ends before the picture does.
+
+    Raises
+    ------
+    UnreadablePixels
+        When it does.
+    """
+    if available < needed:
+        raise UnreadablePixels(Fault.TRUNCATED)
+
+
+def refuse_another_picture_behind(rest: bytes) -> None:
+    """Refuse uncompressed pixel data with a row or more behind its end, unless that is padding.
+
+    Raises
+    ------
+    UnreadablePixels
+        When it is not: rows, columns or frames of the header are too small.
+    """
+    if rest.strip(rest[:1]):
+        raise UnreadablePixels(Fault.TOO_LONG)
 
 
 def _options(picture: Picture) -> dict[str, Any]:
+    described = picture.described
     options = as_pixel_options(picture.header)
-    options["pixel_keyword"] = picture.pixel_keyword
-    options["pixel_vr"] = picture.pixel_vr
-    options["number_of_frames"] = picture.frame_count
-    options["allow_excess_frames"] = False
-    # Absent on some single-sample images from converters; the value then changes nothing.
-    options.setdefault("pixel_representation", 0)
+    options |= {
+        "pixel_keyword": picture.pixel_keyword,
+        "pixel_vr": picture.pixel_vr,
+        "number_of_frames": picture.frame_count,
+        "allow_excess_frames": False,
+        "samples_per_pixel": described.samples_per_pixel,
+        "photometric_interpretation": picture.photometric_interpretation,
+        # Whole cells come back; which of their bits are the picture is decided here for every codec alike.
+        "bits_stored": picture.bits_allocated,
+        "pixel_representation": int(described.is_signed),
+        "correct_unused_bits": False,
+    }
+    if described.samples_per_pixel > 1:
+        options.setdefault("planar_configuration", 0)
     return options
 
 
@@ -397,78 +492,42 @@ def _native_frames(picture: Picture, indices: Sequence[int] | None, *, raw: bool
     wanted = range(picture.frame_count) if indices is None else indices
     if not wanted:
         return
+    has_bits = picture.pixel_keyword == "PixelData" and picture.bits_allocated != 1
     with _opened(picture) as source:
-        for frame, _ in decoder.iter_array(source, indices=wanted, raw=raw, **_options(picture)):
-            yield frame
+        for cells, _ in decoder.iter_array(source, indices=wanted, raw=True, **_options(picture)):
+            values = stored_bits(cells, picture.described) if has_bits else cells
+            yield values if raw else _in_red_green_blue(values, picture, is_rgb=False)
 
 
 def _encapsulated_frames(picture: Picture, indices: Sequence[int] | None, *, raw: bool) -> Iterator[NDArray[Any]]:
-    decoder = get_decoder(picture.transfer_syntax_uid)
-    options = _options(picture) | {"number_of_frames": 1, "pixel_keyword": "PixelData"}
-    options.pop("extended_offsets", None)
     with _opened(picture) as source:
-        for codestream in _codestreams(picture, source, indices):
-            _refuse_another_size(picture, codestream)
-            yield _decoded(decoder, encapsulate([codestream], has_bot=False), raw=raw, **options)
+        items = list_items(source, picture.available_bytes)
+        streams = frame_fragments(source, items, picture.frame_count, _extended_offsets(picture.header))
+        for index in range(picture.frame_count) if indices is None else indices:
+            content = join(source, streams[index])
+            decoded = decode(content, picture.transfer_syntax_uid, picture.described)
+            yield decoded.values if raw else _in_red_green_blue(decoded.values, picture, is_rgb=decoded.is_rgb)
 
 
-def _decoded(decoder: Decoder, frame: bytes, **options: Any) -> NDArray[Any]:
-    # What the last decoder says counts: the earlier ones may only lack the variant.
-    *others, last = _plugins(decoder)
-    for plugin in others:
-        with suppress(UnreadablePixels), plain_faults(Fault.DAMAGED):
-            array, _ = decoder.as_array(frame, decoding_plugin=plugin, **options)
-            return array
-    array, _ = decoder.as_array(frame, decoding_plugin=last, **options)
-    return array
+def _in_red_green_blue(values: NDArray[Any], picture: Picture, *, is_rgb: bool) -> NDArray[Any]:
+    if is_rgb or picture.photometric_interpretation not in _LUMINANCES:
+        return values
+    return convert_color_space(values, "YBR_FULL", "RGB")
 
 
-def _plugins(decoder: Decoder) -> list[str]:
-    return [name for name in _PLUGINS if name in decoder.available_plugins]
-
-
-def _codestreams(picture: Picture, source: BinaryIO, indices: Sequence[int] | None) -> Iterator[bytes]:
-    offsets = as_pixel_options(picture.header).get("extended_offsets")
-    if indices is None:
-        yield from generate_frames(source, number_of_frames=picture.frame_count, extended_offsets=offsets)
-        return
-    for index in indices:
-        yield get_frame(source, index, number_of_frames=picture.frame_count, extended_offsets=offsets)
+def _extended_offsets(header: Dataset) -> tuple[int, ...]:
+    # (7FE0,0001), OV: unsigned, 64 bits each (PS3.3 C.7.6.3.1.8)
+    table = bytes(header.get("ExtendedOffsetTable") or b"")
+    return struct.unpack(f"<{len(table) // 8}Q", table[: len(table) // 8 * 8])
 
 
 @contextmanager
 def _opened(picture: Picture) -> Iterator[BinaryIO]:
     if isinstance(picture.source, bytes):
-        yield BytesIO(picture.source)
+        file: BinaryIO = BytesIO(picture.source)
+        file.seek(picture.offset)
+        yield file
         return
     with picture.source.open("rb") as file:
         file.seek(picture.offset)
         yield file
-
-
-def _refuse_another_size(picture: Picture, codestream: bytes) -> None:
-    # A stream may declare another size than the header, and decoders believe the one or the other: a few bytes
-    # could ask for all the memory of the machine, or end it. Zero rows are told by the end of a JPEG stream.
-    declared = _declared_size(codestream)
-    if declared is not None and declared != (picture.rows, picture.columns) and declared[0] > 0:
-        raise UnreadablePixels(Fault.SIZE_CONFLICT)
-
-
-def _declared_size(codestream: bytes) -> tuple[int, int] | None:
-    if codestream[:4] == b"\xff\x4f\xff\x51":  # ISO/IEC 15444-1 A.5.1: SOC, SIZ
-        columns, rows, left, top = struct.unpack(">4I", codestream[8:24])
-        return rows - top, columns - left
-    if codestream[:2] != b"\xff\xd8":
-        return None
-    position = 2
-    while position + 9 <= len(codestream) and codestream[position] == 0xFF:
-        marker = codestream[position + 1]
-        if marker == 0xFF:  # ISO/IEC 10918-1 B.1.1.2: fill bytes
-            position += 1
-            continue
-        # SOF0 to SOF15 without DHT, JPG and DAC; ISO/IEC 14495-1 adds SOF55 (JPEG-LS).
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}):
-            rows, columns = struct.unpack(">2H", codestream[position + 5 : position + 9])
-            return rows, columns
-        position += 2 + int.from_bytes(codestream[position + 2 : position + 4], "big")
-    return None

@@ -21,9 +21,15 @@ from worker.reader.decode import (
     Fault,
     Picture,
     open_picture,
+    photometric_interpretation,
     plain_faults,
     stored_frames,
 )
+
+#: Share of the pixels at either end that a picture without a window does not have to show, in percent.
+_OUTSIDE_PERCENT = 2.0
+#: How far from the rest, in parts of its range, a lowest or highest value is still part of the picture.
+_NEAR = 0.25
 
 Frame = NDArray[np.float32]
 Values = NDArray[np.floating[Any]]
@@ -109,14 +115,14 @@ def render(stored: NDArray[Any], header: Dataset, index: int = 0, window: Window
     UnreadablePixels
         When a lookup table is damaged or a colour space unknown.
     """
-    photometric = str(header.get("PhotometricInterpretation", ""))
+    photometric = photometric_interpretation(header)
     if photometric == "PALETTE COLOR":
         with plain_faults(Fault.BAD_COLOUR):
-            return _unit(apply_color_lut(stored, header), _palette_bits(header))
+            return _coloured(stored, header)
     if stored.ndim == 3:
         if photometric.startswith("MONOCHROME"):
             raise UnreadablePixels(Fault.BAD_COLOUR)
-        return _unit(stored, int(header.BitsStored))  # YBR became RGB when it was decoded
+        return _unit(stored, _bits_stored(stored, header))  # YBR became RGB when it was decoded
     if photometric not in {"MONOCHROME1", "MONOCHROME2"}:
         raise UnreadablePixels(Fault.BAD_COLOUR)
     values, has_modality_lut = modality_values(stored, header, index)
@@ -132,8 +138,8 @@ def modality_values(stored: NDArray[Any], header: Dataset, index: int = 0) -> tu
 
     Returns
     -------
-        Values in the unit of the modality (Hounsfield units for CT), same shape, and whether anything was
-        there to apply.
+        Values in the unit of the modality (Hounsfield units for CT), same shape, and whether they are others
+        than the stored ones.
 
     Raises
     ------
@@ -143,14 +149,20 @@ def modality_values(stored: NDArray[Any], header: Dataset, index: int = 0) -> tu
     # 24 bits of float32 hold every 16-bit value exactly.
     kind = np.float32 if stored.dtype.itemsize <= 2 else np.float64
     if _has_table(header, "ModalityLUTSequence"):
-        return _looked_up(stored, header.ModalityLUTSequence[0], header).astype(kind), True
+        item = header.ModalityLUTSequence[0]
+        return _looked_up(stored, item, header, _stored_range(stored, header)).astype(kind), True
+    slope, intercept = _rescale(header, index)
+    values = np.nan_to_num(stored.astype(kind))
+    if (slope, intercept) == (1, 0):
+        return values, False
+    return values * kind(slope) + kind(intercept), True
+
+
+def _rescale(header: Dataset, index: int) -> tuple[float, float]:
     rescale = _macro(header, "PixelValueTransformationSequence", index)
     slope, intercept = _number(rescale, "RescaleSlope"), _number(rescale, "RescaleIntercept")
-    values = np.nan_to_num(stored.astype(kind))
-    if slope is None and intercept is None:
-        return values, False
     # A slope of zero would turn the picture into one grey: some converters write it and mean "none".
-    return values * kind(slope or 1.0) + kind(intercept or 0.0), True
+    return slope or 1.0, intercept or 0.0
 
 
 def _voi(
@@ -168,17 +180,29 @@ def _voi(
     voi = _macro(header, "FrameVOILUTSequence", index)
     if _has_table(voi, "VOILUTSequence"):
         item = voi.VOILUTSequence[0]
-        table = _looked_up(np.rint(values).astype(np.int64), item, header)
-        return _unit(table, _lut_bits(item))
-    center, width = _number(voi, "WindowCenter"), _number(voi, "WindowWidth")
-    if center is not None and width is not None and width > 0:
-        name = str(voi.get("VOILUTFunction") or "LINEAR")
-        function = VoiFunction(name) if name in set(VoiFunction) else VoiFunction.LINEAR
-        return windowed(values, Window(center=center, width=width, function=function))
-    bits = int(header.get("BitsStored") or 16)
+        table = _looked_up(np.rint(values).astype(np.int64), item, header, _modality_range(stored, header, index))
+        return _unit(table, lookup_bits(item, header))
+    own = _own_window(voi, values)
+    if own is not None:
+        return windowed(values, own)
+    bits = _bits_stored(stored, header)
     if bits <= 8 and stored.dtype.kind == "u" and not has_modality_lut:
         return _unit(stored, bits)  # made for the screen: black and white mean something already
-    return _stretched(values, _without_padding(values, stored, header))
+    return _stretched(values, *shown_range(_without_padding(values, stored, header)))
+
+
+def _own_window(voi: Dataset, values: Values) -> Window | None:
+    # PS3.3 C.11.2.1.2: several windows are alternative views of equal right; one outside of the picture shows none.
+    name = str(voi.get("VOILUTFunction") or "LINEAR").strip().upper().replace(" ", "_")
+    function = VoiFunction(name) if name in set(VoiFunction) else VoiFunction.LINEAR
+    windows = [
+        Window(center=center, width=width, function=function)
+        for center, width in zip(_numbers(voi, "WindowCenter"), _numbers(voi, "WindowWidth"), strict=False)
+        if center is not None and width is not None and width > 0
+    ]
+    low, high = float(values.min()), float(values.max())
+    seen = [one for one in windows if one.center - one.width / 2 <= high and one.center + one.width / 2 >= low]
+    return next(iter(seen or windows), None)
 
 
 def windowed(values: Values, window: Window) -> Frame:
@@ -203,10 +227,28 @@ def _unit(values: NDArray[Any], bits: int) -> Frame:
     return np.clip(scaled, 0, 1)
 
 
-def _stretched(values: Values, inside: Values) -> Frame:
+def shown_range(inside: Values) -> tuple[float, float]:
+    """Choose the range to show of a picture that has no window.
+
+    A marker of lead, a dead detector line or a burnt-in letter must not set the contrast of everything else: the
+    range is that of nearly all pixels, and goes to the lowest and the highest only where those are near.
+    """
     if not inside.size:
-        return np.zeros(values.shape, dtype=np.float32)
-    low, high = float(inside.min()), float(inside.max())
+        return 0.0, 0.0
+    lowest, middle, highest = float(inside.min()), float(np.median(inside)), float(inside.max())
+    # Where most of the picture is background, what is not counts.
+    usual = inside[inside != middle] if middle in {lowest, highest} else inside
+    if not usual.size:
+        return lowest, highest
+    low = float(np.percentile(usual, _OUTSIDE_PERCENT, method="lower"))
+    high = float(np.percentile(usual, 100 - _OUTSIDE_PERCENT, method="higher"))
+    if high <= low:
+        return lowest, highest
+    margin = _NEAR * (high - low)
+    return max(lowest, low - margin), min(highest, high + margin)
+
+
+def _stretched(values: Values, low: float, high: float) -> Frame:
     if high <= low:
         return np.zeros(values.shape, dtype=np.float32)
     stretched: Frame = np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
@@ -215,12 +257,16 @@ def _stretched(values: Values, inside: Values) -> Frame:
 
 def _without_padding(values: Values, stored: NDArray[Any], header: Dataset) -> Values:
     # PS3.3 C.7.5.1.1.2: padding is no picture and must not set the contrast of it.
-    padding = header.get("PixelPaddingValue")
+    keyword = "PixelPaddingValue" if stored.dtype.kind in "iu" else "FloatPixelPaddingValue"
+    padding = _number(header, keyword)
     if padding is None:
         return values
-    limit = header.get("PixelPaddingRangeLimit", padding)
-    low, high = sorted((int(padding), int(limit)))
-    return values[(stored < low) | (stored > high)]
+    limit = _number(header, "PixelPaddingRangeLimit")
+    bounds = [padding, padding if limit is None else limit]
+    if stored.dtype.kind == "i":
+        # The VR is unsigned in files without explicit VR.
+        bounds = [bound - 2**16 if bound >= 2**15 and stored.dtype.itemsize == 2 else bound for bound in bounds]
+    return values[(stored < min(bounds)) | (stored > max(bounds))]
 
 
 def _has_table(item: Dataset, keyword: str) -> bool:
@@ -228,39 +274,120 @@ def _has_table(item: Dataset, keyword: str) -> bool:
     return bool(item.get(keyword)) and item[keyword].value[0].get("LUTData") is not None
 
 
-def _looked_up(values: NDArray[Any], item: Dataset, header: Dataset) -> NDArray[np.int64]:
-    # PS3.3 C.11.1.1: entries, first value mapped, bits of an entry.
-    entries, first, _ = (int(number) for number in item.LUTDescriptor)
+def _bits_stored(stored: NDArray[Any], header: Dataset) -> int:
+    return int(header.get("BitsStored") or 8 * stored.dtype.itemsize)
+
+
+def _stored_range(stored: NDArray[Any], header: Dataset) -> tuple[float, float]:
+    # What values of so many bits can be.
+    bits = _bits_stored(stored, header)
+    return (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if stored.dtype.kind == "i" else (0.0, 2.0**bits - 1)
+
+
+def _modality_range(stored: NDArray[Any], header: Dataset, index: int) -> tuple[float, float]:
+    if _has_table(header, "ModalityLUTSequence"):
+        return 0.0, 2.0 ** lookup_bits(header.ModalityLUTSequence[0], header) - 1
+    slope, intercept = _rescale(header, index)
+    low, high = sorted(bound * slope + intercept for bound in _stored_range(stored, header))
+    return low, high
+
+
+def _looked_up(values: NDArray[Any], item: Dataset, header: Dataset, bounds: tuple[float, float]) -> NDArray[np.int64]:
+    entries, first = int(item.LUTDescriptor[0]), int(item.LUTDescriptor[1])
+    table = _table(item.LUTData, entries, header)
+    return _mapped(values, table, first, bounds)
+
+
+def _mapped(
+    values: NDArray[Any], table: NDArray[np.int64], first: int, bounds: tuple[float, float]
+) -> NDArray[np.int64]:
+    # PS3.3 C.11.1.1: what lies outside of the table takes its first or last entry.
+    place = values.astype(np.int64) - first_mapped_value(first, len(table), bounds)
+    return table[np.clip(place, 0, len(table) - 1)]
+
+
+def first_mapped_value(first: int, entries: int, bounds: tuple[float, float]) -> int:
+    """Read the second value of a descriptor with the sign of what goes into the table (PS3.3 C.11.1.1, C.11.2.1.1).
+
+    Its VR is unsigned in files without explicit VR and in many with it, so the table is laid where it covers more
+    of the values that can come.
+
+    Parameters
+    ----------
+    first
+        As the file has it.
+    entries
+        Of the table.
+    bounds
+        The lowest and the highest value that can come: stored, or rescaled.
+    """
+    low, high = bounds
+    unsigned = first % 2**16
+    signed = unsigned - 2**16 if unsigned >= 2**15 else unsigned
+    covered = {start: min(high, start + entries - 1.0) - max(low, start) for start in (unsigned, signed)}
+    likely, other = (signed, unsigned) if low < 0 else (unsigned, signed)
+    return other if max(covered[other], 0) > max(covered[likely], 0) else likely
+
+
+def _table(data: Any, entries: int, header: Dataset) -> NDArray[np.int64]:
+    # PS3.3 C.11.1.1: entries are words, or bytes of which two share a word; 65536 entries are written as zero.
     entries = entries % 2**16 or 2**16
-    if first >= 2**15 and int(header.get("PixelRepresentation") or 0) == 1:
-        first -= 2**16  # the VR of the descriptor is unsigned in files without explicit VR
-    table = _table(item.LUTData, entries)
-    place = np.clip(values.astype(np.int64) - first, 0, len(table) - 1)
-    return table[place]
-
-
-def _table(data: Any, entries: int) -> NDArray[np.int64]:
-    if not isinstance(data, bytes):
-        table = np.atleast_1d(np.asarray(data, dtype=np.int64)) % 2**16
-    elif len(data) in {entries, entries + 1} and entries > 1:
-        table = np.frombuffer(data, dtype=np.uint8).astype(np.int64)
+    order = ">" if getattr(header, "original_encoding", (None, None))[1] is False else "<"
+    if isinstance(data, bytes):
+        words = np.frombuffer(data[: len(data) // 2 * 2], dtype=f"{order}u2").astype("<u2")
+        # A last byte without its other half is one entry of a byte each, or a stray one.
+        octets = np.concatenate([words.view(np.uint8), np.frombuffer(data[len(data) // 2 * 2 :], dtype=np.uint8)])
     else:
-        table = np.frombuffer(data, dtype="<u2").astype(np.int64)
-    if not table.size:
-        raise UnreadablePixels(Fault.BAD_LOOKUP_TABLE)
+        words = (np.atleast_1d(np.asarray(data, dtype=np.int64)) % 2**16).astype("<u2")
+        octets = words.view(np.uint8)
+    is_packed = entries > 1 and octets.size in {entries, entries + 1}
+    table = (octets if is_packed else words).astype(np.int64)
+    refuse_short_table(table.size, entries)
     return table[:entries]
 
 
-def _lut_bits(item: Dataset) -> int:
-    # The third value is often 16 where the table holds fewer bits, or the other way round; the table knows.
-    bits = int(item.LUTDescriptor[2])
-    highest = int(_table(item.LUTData, int(item.LUTDescriptor[0]) or 2**16).max())
-    return max(bits if 1 <= bits <= 16 else 16, highest.bit_length())
+def refuse_short_table(length: int, entries: int) -> None:
+    """Refuse a lookup table with fewer entries than its descriptor says.
+
+    Raises
+    ------
+    UnreadablePixels
+        When entries are missing.
+    """
+    if length < entries:
+        raise UnreadablePixels(Fault.BAD_LOOKUP_TABLE)
 
 
-def _palette_bits(header: Dataset) -> int:
-    bits = int(header.RedPaletteColorLookupTableDescriptor[2])
-    return 8 if bits <= 8 else 16
+def lookup_bits(item: Dataset, header: Dataset) -> int:
+    """Count the bits that the largest entry of a table needs; its descriptor often says 16 whatever it holds.
+
+    The bits and not the largest entry itself: a table that is dark on purpose stays dark.
+    """
+    return _bits_of(_table(item.LUTData, int(item.LUTDescriptor[0]), header))
+
+
+def _bits_of(table: NDArray[Any]) -> int:
+    return max(int(table.max()).bit_length(), 1)
+
+
+def _coloured(stored: NDArray[Any], header: Dataset) -> Frame:
+    # PS3.3 C.7.6.3.1.5 and C.7.6.3.1.6; segmented tables are expanded by pydicom.
+    if header.get("RedPaletteColorLookupTableData") is None:
+        colours = apply_color_lut(stored, header)
+        return _unit(colours, palette_bits(colours))
+    bounds = _stored_range(stored, header)
+    planes, tables = [], []
+    for colour in ("Red", "Green", "Blue"):
+        entries, first, _ = (int(number) for number in header[f"{colour}PaletteColorLookupTableDescriptor"].value)
+        table = _table(header[f"{colour}PaletteColorLookupTableData"].value, entries, header)
+        planes.append(_mapped(stored, table, first, bounds))
+        tables.append(table)
+    return _unit(np.stack(planes, axis=-1), palette_bits(np.concatenate(tables)))
+
+
+def palette_bits(entries: NDArray[Any]) -> int:
+    """Count the bits that the largest entry of a palette needs, and never fewer than a screen has."""
+    return max(_bits_of(entries), 8)
 
 
 def _macro(header: Dataset, name: str, index: int) -> Dataset:
@@ -275,9 +402,13 @@ def _macro(header: Dataset, name: str, index: int) -> Dataset:
 
 
 def _number(item: Dataset, keyword: str) -> float | None:
+    return next(iter(_numbers(item, keyword)), None)
+
+
+def _numbers(item: Dataset, keyword: str) -> list[float | None]:
     value = item.get(keyword)
     if value is None or value == "":
-        return None
-    first = value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value
-    number = float(first)
-    return number if np.isfinite(number) else None
+        return []
+    several = value if hasattr(value, "__len__") and not isinstance(value, str) else [value]
+    numbers = [None if one is None or one == "" else float(one) for one in several]
+    return [one if one is not None and np.isfinite(one) else None for one in numbers]

@@ -13,11 +13,10 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from casebook.errors import UnreadablePixels
-from worker.reader.decode import Fault, plain_faults
+from worker.reader.decode import Fault, plain_faults, read_header
 from worker.reader.pixels import Window
 from worker.reader.registry import ImageEntry
 
@@ -151,7 +150,7 @@ def describe(path: Path, *, sop_instance_uid: str = "") -> Candidate:
         When the file is no DICOM file or its header cannot be used.
     """
     with plain_faults(Fault.BAD_HEADER):
-        header = dcmread(path, stop_before_pixels=True, specific_tags=list(_ATTRIBUTES))
+        header = read_header(path, _ATTRIBUTES)
         return Candidate(
             path=path,
             sop_class_uid=str(header.get("SOPClassUID", "")),
