@@ -5,6 +5,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator
 from functools import cache
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -61,7 +62,7 @@ def _needed(requirements: Iterable[str], extras: Iterable[str]) -> Iterator[Requ
 
 def licence(distribution: importlib.metadata.Distribution) -> str:
     """What a package says of itself: its expression, its old free text, its classifiers."""
-    metadata = distribution.metadata
+    metadata: Any = distribution.metadata
     classifiers = [one for one in metadata.get_all("Classifier") or [] if one.startswith("License")]
     # A whole licence text may stand in the old field: its first line names it.
     own = metadata.get("License-Expression") or (metadata.get("License") or "").strip().partition("\n")[0]
@@ -81,7 +82,7 @@ def test_no_row_of_the_page_is_left_over() -> None:
 
 def test_the_page_names_the_versions_of_the_constraints() -> None:
     text = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8")
-    pinned = {
+    pinned: dict[str, str] = {
         canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE)
     }
 
