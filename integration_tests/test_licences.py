@@ -64,7 +64,8 @@ def licence(distribution: importlib.metadata.Distribution) -> str:
     metadata = distribution.metadata
     classifiers = [one for one in metadata.get_all("Classifier") or [] if one.startswith("License")]
     # A whole licence text may stand in the old field: its first line names it.
-    own = metadata.get("License-Expression") or (metadata.get("License") or "").strip().partition("\n")[0]
+    texts = [*(metadata.get_all("License-Expression") or []), *(metadata.get_all("License") or [])]
+    own = next(iter(texts), "").strip().partition("\n")[0]
     return "; ".join((own, *classifiers))
 
 
@@ -81,7 +82,7 @@ def test_no_row_of_the_page_is_left_over() -> None:
 
 def test_the_page_names_the_versions_of_the_constraints() -> None:
     text = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8")
-    pinned = {
+    pinned: dict[str, str] = {
         canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE)
     }
 
