@@ -12,6 +12,10 @@ from codestreams.faults import StreamFault
 #: So many times larger than under the other sign may the steps between neighbours be. Of all real pictures tried the
 #: largest was 1.01, and the smallest of films under a false sign 1.46.
 _TORN = 1.25
+#: Share of near neighbours at which what lies above the stored bits is more of the same picture.
+_CONTINUED = 0.1
+#: So many values may the bits above the stored ones take where no overlay is declared: those of four planes.
+_LEFT_OVER = 16
 
 
 def stored_bits(cells: NDArray[Any], described: Description) -> NDArray[Any]:
@@ -55,12 +59,12 @@ def refuse_unshifted_cells(cells: NDArray[Any], described: Description) -> None:
     Raises
     ------
     UnreadablePixels
-        When the bits under the stored ones are in use, or those above are not.
+        When the bits under the stored ones are in use, and not by an overlay below a picture in the upper bits.
     """
     shift = described.high_bit + 1 - described.bits_stored
     below = cells & cells.dtype.type((1 << shift) - 1)
     uses_upper = bool((cells >> cells.dtype.type(described.bits_stored)).any())
-    if not uses_upper or (below.any() and not described.has_overlay_bits):
+    if below.any() and not (described.has_overlay_bits and uses_upper):
         raise UnreadablePixels(StreamFault.HEADER_CONFLICT)
 
 
@@ -70,14 +74,15 @@ def refuse_torn_depth(cells: NDArray[Any], masked: NDArray[Any], described: Desc
     Raises
     ------
     UnreadablePixels
-        When the whole cells are a smoother picture than the stored bits of them.
+        When the picture goes on where the bits above change, or these are too many for letters and lines.
     """
-    if np.array_equal(masked, cells):
-        return
+    bits = described.bits_stored
     # The sign may be carried on above the stored bits or not; both are in use and give the same values.
     whole = cells.view(f"i{cells.dtype.itemsize}") if described.is_signed else cells
-    inside = _extended(masked, described.bits_stored) if described.is_signed else masked
-    if not np.array_equal(inside, whole) and _steps(inside, _usual(cells)) > _steps(whole, _usual(cells)):
+    inside = _extended(masked, bits) if described.is_signed else masked
+    if np.array_equal(inside, whole):
+        return
+    if np.unique(whole >> whole.dtype.type(bits)).size > _LEFT_OVER or _continued(whole, bits) > _CONTINUED:
         raise UnreadablePixels(StreamFault.HEADER_CONFLICT)
 
 
@@ -98,6 +103,19 @@ def refuse_torn_sign(values: NDArray[Any], described: Description) -> None:
     usual = _usual(values)
     if _steps(chosen, usual) > _TORN * _steps(other, usual):
         raise UnreadablePixels(StreamFault.HEADER_CONFLICT)
+
+
+def _continued(whole: NDArray[Any], bits: int) -> float:
+    # The share of neighbours with other upper bits that lie near each other all the same. Where the upper bits are
+    # an overlay or left over from something, a change of them is a jump.
+    exact = whole.astype(np.int64)
+    upper = exact >> bits
+    changes = near = 0
+    for axis in range(min(exact.ndim, 2)):
+        changed = np.diff(upper, axis=axis) != 0
+        changes += int(changed.sum())
+        near += int((np.abs(np.diff(exact, axis=axis))[changed] < 1 << (bits - 1)).sum())
+    return near / changes if changes else 0.0
 
 
 def _extended(values: NDArray[Any], bits: int) -> NDArray[Any]:

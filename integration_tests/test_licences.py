@@ -65,7 +65,8 @@ def licence(distribution: importlib.metadata.Distribution) -> str:
     metadata: Any = distribution.metadata
     classifiers = [one for one in metadata.get_all("Classifier") or [] if one.startswith("License")]
     # A whole licence text may stand in the old field: its first line names it.
-    own = metadata.get("License-Expression") or (metadata.get("License") or "").strip().partition("\n")[0]
+    texts = [*(metadata.get_all("License-Expression") or []), *(metadata.get_all("License") or [])]
+    own = next(iter(texts), "").strip().partition("\n")[0]
     return "; ".join((own, *classifiers))
 
 

@@ -20,7 +20,7 @@ from casebook.outcomes import Classed
 from casebook.settings import Settings
 from casebook.study import Instance
 from codestreams.decoding import decode
-from codestreams.description import Description
+from codestreams.description import describe
 from codestreams.fragments import frame_fragments, join, list_items
 from codestreams.part10 import without_foreign_meta
 
@@ -136,23 +136,9 @@ def _frames(dataset: Dataset) -> Iterator[np.ndarray[Any, Any]]:
         yield from iter_pixels(dataset, raw=True)
         return
     # The decoders that the reader has, and none that pydicom would find first: GDCM ends the process on damage.
-    described, source = _description(dataset), BytesIO(dataset.PixelData)
+    described, source = describe(dataset), BytesIO(dataset.PixelData)
     for fragments in frame_fragments(source, list_items(source), int(dataset.get("NumberOfFrames") or 1)):
         yield decode(join(source, fragments), transfer_syntax_uid, described).values
-
-
-def _description(dataset: Dataset) -> Description:
-    stored = int(dataset.get("BitsStored") or dataset.BitsAllocated)
-    high_bit = dataset.get("HighBit")
-    return Description(
-        rows=int(dataset.Rows),
-        columns=int(dataset.Columns),
-        samples_per_pixel=int(dataset.get("SamplesPerPixel") or 1),
-        bits_allocated=int(dataset.BitsAllocated),
-        bits_stored=stored,
-        high_bit=stored - 1 if high_bit is None else int(high_bit),
-        is_signed=int(dataset.get("PixelRepresentation") or 0) == 1,
-    )
 
 
 def _same_stored_bytes(one: Dataset, other: Dataset) -> bool:

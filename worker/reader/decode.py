@@ -29,7 +29,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from casebook.errors import Retryable, UnreadablePixels
 from codestreams.bits import stored_bits
 from codestreams.decoding import can_decode, decode
-from codestreams.description import Description
+from codestreams.description import Description, describe, photometric_interpretation
 from codestreams.faults import StreamFault
 from codestreams.fragments import frame_fragments, join, list_items
 from codestreams.part10 import skip_foreign_meta, without_foreign_meta
@@ -95,10 +95,11 @@ DEFAULT_MAX_FRAME_BYTES = 2_000_000_000
 #: (7FE0,0008), (7FE0,0009), (7FE0,0010): the elements that can carry pixels.
 _PIXEL_KEYWORDS = {0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData", 0x0010: "PixelData"}
 
-#: One sample a pixel, also where (0028,0002) is absent.
-_GREY = frozenset({"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"})
 #: (0028,0004), PS3.3 C.7.6.3.1.2; the partial and retired ones have no decoder here.
-_PHOTOMETRIC_INTERPRETATIONS = _GREY | {
+_PHOTOMETRIC_INTERPRETATIONS = {
+    "MONOCHROME1",
+    "MONOCHROME2",
+    "PALETTE COLOR",
     "RGB",
     "YBR_FULL",
     "YBR_FULL_422",
@@ -343,7 +344,7 @@ def _described(
     offset: int,
     available: int,
 ) -> Picture:
-    description = _description(header)
+    description = describe(header)
     return Picture(
         header=header,
         transfer_syntax_uid=transfer_syntax_uid,
@@ -360,41 +361,6 @@ def _described(
         samples_per_pixel=description.samples_per_pixel,
         bits_allocated=description.bits_allocated,
         described=description,
-    )
-
-
-def _description(header: Dataset) -> Description:
-    allocated = int(header.BitsAllocated)
-    stored = int(header.get("BitsStored") or allocated)
-    high_bit = header.get("HighBit")
-    # PS3.3 C.7.6.3.1: required of every image; what is left out has only one meaning.
-    return Description(
-        rows=int(header.Rows),
-        columns=int(header.Columns),
-        samples_per_pixel=int(
-            header.get("SamplesPerPixel") or (1 if photometric_interpretation(header) in _GREY else 3)
-        ),
-        bits_allocated=allocated,
-        bits_stored=stored,
-        high_bit=stored - 1 if high_bit is None else int(high_bit),
-        is_signed=int(header.get("PixelRepresentation") or 0) == 1,
-        has_overlay_bits=_has_overlay_bits(header, allocated),
-    )
-
-
-def photometric_interpretation(header: Dataset) -> str:
-    """Return (0028,0004) as it is meant, whatever blanks and small letters it is written with."""
-    return str(header.get("PhotometricInterpretation") or "").strip().upper()
-
-
-def _has_overlay_bits(header: Dataset, bits_allocated: int) -> bool:
-    # PS3.3 C.9.2, retired: (60xx,0102) names the bit of the pixel cell; without Overlay Data the plane lies there.
-    planes = range(0x6000, 0x6020, 2)
-    return any(
-        (group, 0x3000) not in header
-        and (group, 0x0102) in header
-        and 0 < int(header[group, 0x0102].value or 0) < bits_allocated
-        for group in planes
     )
 
 

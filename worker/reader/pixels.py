@@ -16,12 +16,12 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
 
 from casebook.errors import UnreadablePixels
+from codestreams.description import photometric_interpretation
 from worker.reader.decode import (
     DEFAULT_MAX_FRAME_BYTES,
     Fault,
     Picture,
     open_picture,
-    photometric_interpretation,
     plain_faults,
     stored_frames,
 )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from casebook.case import Case, Job
@@ -16,6 +17,7 @@ from casebook.errors import InvalidObject, Retryable
 from casebook.settings import Settings
 from casebook.study import Instance, InstanceStatus, Study, StudyState
 from casebook.testing import a_header
+from codestreams.tests.streams import NAMES, Sample, sample
 from dicom_node.objects.classify import classify
 from dicom_node.tests.wire import CT
 
@@ -97,6 +99,40 @@ def _compressed(dataset: Dataset) -> None:
 @pytest.mark.parametrize("edit", [_renamed, _implicit, _compressed])
 def test_the_same_picture_of_the_same_patient_is_a_variant(tmp_path: Path, edit: Edit) -> None:
     assert verdict(tmp_path, an_image(), an_image(edit)) == (True, "")
+
+
+def _coded(one: Sample, stream: bytes | None = None) -> Edit:
+    def edit(dataset: Dataset) -> None:
+        dataset.Rows, dataset.Columns = one.values.shape
+        dataset.BitsAllocated, dataset.BitsStored = one.described.bits_allocated, one.described.bits_stored
+        dataset.HighBit = one.described.high_bit
+        dataset.PixelData = one.values.tobytes()
+        if stream is not None:
+            dataset.file_meta.TransferSyntaxUID = UID(one.transfer_syntax_uid)
+            dataset.PixelData = encapsulate([stream])
+            dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name.startswith(("lossless", "JPEG-LS", "JPEG 2000", "RLE"))]
+)
+def test_a_copy_in_another_codec_is_a_variant_and_one_cut_off_in_it_is_not(tmp_path: Path, name: str) -> None:
+    one = sample(name)
+    cut = one.stream[: len(one.stream) // 2 * 2 - 200]
+
+    assert verdict(tmp_path, an_image(_coded(one)), an_image(_coded(one, one.stream))) == (True, "")
+    assert verdict(tmp_path, an_image(_coded(one)), an_image(_coded(one, cut))) == (False, "other_pixels")
+
+
+def test_group_2_inside_of_a_copy_does_not_change_its_transfer_syntax(tmp_path: Path) -> None:
+    dcmwrite(tmp_path / "plain.dcm", an_image(_renamed), enforce_file_format=True)
+    content = (tmp_path / "plain.dcm").read_bytes()
+    end = 144 + int.from_bytes(content[140:144], "little")
+    foreign = b"\x02\0\x10\0UI\x12\0" + b"1.2.840.10008.1.2\0"
+
+    assert verdict(tmp_path, an_image(), content[:end] + foreign + content[end:]) == (True, "")
 
 
 def _brighter(dataset: Dataset) -> None:
