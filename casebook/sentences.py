@@ -11,8 +11,11 @@ _CLOSING = "”’」』）】〉》)]\"'"
 _PAIRS = {"(": ")", "（": "）", "[": "]", "【": "】", "“": "”", "「": "」", "《": "》"}
 #: A full stop after these does not end a sentence. Single letters (initials, "L. lung") never do.
 _ABBREVIATIONS = frozenset(
-    "dr mr mrs ms prof st no nos fig figs vs cf ca approx resp incl excl e.g i.e a.m p.m etc al max min vol ser im "
-    "sec lt rt ant post sup inf lat med bilat".split()
+    {
+        *("dr", "mr", "mrs", "ms", "prof", "st", "al", "etc", "e.g", "i.e", "a.m", "p.m", "vs", "cf", "ca", "approx"),
+        *("no", "nos", "fig", "figs", "ser", "im", "sec", "vol", "max", "min", "resp", "incl", "excl"),
+        *("lt", "rt", "ant", "post", "sup", "inf", "lat", "med", "bilat"),
+    }
 )
 #: A list's own number: "1." or "2．" before the first word.
 _NUMBERING = re.compile(r"\d{1,2}[.．]$")

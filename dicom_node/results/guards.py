@@ -18,18 +18,19 @@ from dicom_node.hl7.er7 import COMPONENT, Segment, parse, unescape
 from dicom_node.results.draft_text import WORDINGS, wording_of
 from dicom_node.results.oru import CODECS, DISCLAIMER_CODE, MESSAGE_TYPE
 from dicom_node.results.report_codes import OTHER_TITLE, SUMMARY, TITLES
-from dicom_node.results.sr_document import ENHANCED_SR, SERIES_DESCRIPTION
+from dicom_node.results.sr_document import ENHANCED_SR, FORMER_SERIES_DESCRIPTIONS, SERIES_DESCRIPTION
 from dicom_node.results.timestamps import date_or_empty
 
 #: What an SR of ours says of itself, by keyword; anything else would be more than a draft.
 _STATED = {
     "SOPClassUID": ENHANCED_SR,
     "Modality": "SR",
-    "SeriesDescription": SERIES_DESCRIPTION,
     "PreliminaryFlag": "PRELIMINARY",
     "CompletionFlag": "PARTIAL",
     "VerificationFlag": "UNVERIFIED",
 }
+#: Bytes that an earlier version froze are still drafts.
+_SERIES_DESCRIPTIONS = frozenset({SERIES_DESCRIPTION, *FORMER_SERIES_DESCRIPTIONS})
 _TITLES = frozenset(title.value for title in (*TITLES.values(), OTHER_TITLE))
 #: HL7 table 0123: preliminary, stored but not verified.
 _DRAFT_STATUSES = frozenset({"P", "R"})
@@ -62,6 +63,8 @@ def check_sr(content: bytes, reading: Reading, object_uid: str) -> None:
     for keyword, value in _STATED.items():
         if str(ds.get(keyword, "")) != value:
             raise UnsafeOutput(f"{keyword} of the SR is not {value}")
+    if str(ds.get("SeriesDescription", "")) not in _SERIES_DESCRIPTIONS:
+        raise UnsafeOutput("SeriesDescription of the SR does not say that it is an unverified draft")
     if str(ds.get("ContentQualification", "")) != reading.provenance.content_qualification:
         raise UnsafeOutput("ContentQualification of the SR is not that of the model")
     if ds.get("VerifyingObserverSequence"):
@@ -71,7 +74,7 @@ def check_sr(content: bytes, reading: Reading, object_uid: str) -> None:
         raise UnsafeOutput("the author of the SR is not a device")
     if _code(ds) not in _TITLES:
         raise UnsafeOutput("the title of the SR is not one of ours")
-    if not _first_text(ds).startswith(wording_of(reading).mark):
+    if not _first_text(ds).startswith(wording_of(reading).marks):
         raise UnsafeOutput("the first section of the SR is not the disclaimer")
     if not object_uid == ds.get("SOPInstanceUID") == ds.file_meta.get("MediaStorageSOPInstanceUID"):
         raise UnsafeOutput("the SR carries another SOP Instance UID than its record")
@@ -151,7 +154,7 @@ def check_oru(content: bytes, reading: Reading, destination: Hl7Destination, con
 
 
 def _says_it_is_a_draft(segments: tuple[Segment, ...]) -> bool:
-    marks = tuple(wording.mark for wording in WORDINGS.values())
+    marks = tuple(mark for wording in WORDINGS.values() for mark in wording.marks)
     notes = [unescape(one.field(3)) for one in segments if one.name == "NTE"]
     texts = [one for one in segments if one.name == "OBX" and one.field(2) == "TX"]
     return bool(

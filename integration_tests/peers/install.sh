@@ -7,7 +7,7 @@ set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 # Receivers of Debian start with the package; ours are private ones on free ports, so theirs may run or not.
-packages=(dcmtk dicom3tools libpixelmed-java default-jre-headless orthanc orthanc-dicomweb fonts-noto-cjk)
+packages=(dcmtk dicom3tools libpixelmed-java default-jre-headless orthanc orthanc-dicomweb fonts-noto-cjk openssl)
 command -v node >/dev/null && command -v npm >/dev/null || packages+=(nodejs npm)
 with_chromium="${WITH_CHROMIUM:-1}"
 [ "$with_chromium" = 1 ] && packages+=(chromium)

@@ -82,7 +82,7 @@ def test_a_corrupt_image_among_good_ones_is_noted_and_stops_nothing(hospital: Ho
     [
         ("en", ("9.1",), "1 image of the study was left out: rejected, or by decision of a person."),
         ("en", ("9.1", "9.2"), "2 images of the study were left out: rejected, or by decision of a person."),
-        ("zh", ("9.1", "9.2"), "本检查有 2 幅图像因人工决定或拒绝通知而未纳入。"),
+        ("zh", ("9.1", "9.2"), "本检查有 2 幅图像经人工排除或已被标记为废弃，未纳入。"),
     ],
 )
 def test_a_draft_says_how_many_images_were_left_out(

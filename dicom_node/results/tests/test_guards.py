@@ -42,7 +42,7 @@ SR_LIES: dict[str, tuple[Callable[[Dataset], object], type[WetreadError]]] = {
     "not_research": (lambda ds: setattr(ds, "ContentQualification", "PRODUCT"), UnsafeOutput),
     "wrong_title": (lambda ds: setattr(ds.ConceptNameCodeSequence[0], "CodeValue", "99999-9"), UnsafeOutput),
     "no_disclaimer": (lambda ds: setattr(summary(ds), "ContentSequence", []), UnsafeOutput),
-    "disclaimer_later": (lambda ds: ds.ContentSequence.append(ds.ContentSequence.pop(8)), UnsafeOutput),
+    "disclaimer_later": (lambda ds: ds.ContentSequence.append(ds.ContentSequence.pop(4)), UnsafeOutput),
     "other_disclaimer": (
         lambda ds: setattr(summary(ds).ContentSequence[0], "TextValue", "Reviewed by a physician."),
         UnsafeOutput,
@@ -76,6 +76,16 @@ def test_an_sr_that_lies_is_refused(name: str) -> None:
 
     assert "P000" not in str(raised.value)
     assert "Wang" not in str(raised.value)
+
+
+def test_what_an_earlier_version_froze_is_still_a_draft() -> None:
+    said = drafts.reading("zh-CN")
+    ds = build(said, DeviceSettings(), revision=1)
+    ds.SeriesDescription = "AI DRAFT report - NOT VERIFIED"
+    first = summary(ds).ContentSequence[0]
+    first.TextValue = first.TextValue.replace("AI 报告草稿，未经医师审核。", "人工智能草稿，未经审核。")
+
+    guards.check_sr(to_bytes(ds), said, str(ds.SOPInstanceUID))
 
 
 @pytest.mark.parametrize("content", [b"", b"not DICOM", b"\0" * 128 + b"DICM"])
