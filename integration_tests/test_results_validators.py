@@ -21,7 +21,7 @@ from casebook.settings import DeviceSettings, DicomDestination, Hl7Destination, 
 from casebook.study import PatientIdentity, ReceivedInstance, StudyHeader
 from dicom_node.index.description import describe
 from dicom_node.objects.file_meta import read_file_meta
-from dicom_node.results import guards
+from dicom_node.results import guards, rejection_note
 from dicom_node.results.draft_text import compose
 from dicom_node.results.prepare import prepare
 from dicom_node.results.send import send
@@ -106,6 +106,21 @@ def test_they_find_nothing_in_a_revision_either(tmp_path: Path) -> None:
 
     assert dsrdump(second) + dciodvfy(second) == []
     assert disagreements(write_image(tmp_path), first, second) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", ["en", "zh-CN"])
+def test_no_validator_finds_anything_in_the_note_that_withdraws_a_draft(language: str, tmp_path: Path) -> None:
+    first = write(tmp_path, drafts.reading(language))
+    predecessor = drafts.earlier(str(dcmread(first).SOPInstanceUID))
+    second = write(tmp_path, drafts.reading(language, generation=2), revision=2, predecessor=predecessor)
+    built = rejection_note.build(dcmread(second))
+    assert built is not None
+    note = tmp_path / "note.dcm"
+    note.write_bytes(to_bytes(built))
+
+    assert dsrdump(note) + dciodvfy(note) + pixelmed(note) == []
+    assert disagreements(write_image(tmp_path), first, second, note) == []
 
 
 @pytest.mark.corpus

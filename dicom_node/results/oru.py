@@ -32,7 +32,8 @@ CODECS = {"UNICODE UTF-8": "utf-8", "GB 18030-2000": "gb18030", "8859/1": "latin
 #: Names the observation that repeats the disclaimer; some archives drop NTE.
 DISCLAIMER_CODE = "DISC"
 
-_STUDY = CodedConcept(value="113014", scheme="DCM", meaning="DICOM Study")
+#: Names the observation that carries the StudyInstanceUID.
+STUDY = CodedConcept(value="113014", scheme="DCM", meaning="DICOM Study")
 _FINDINGS = CodedConcept(value="59776-5", scheme="LN", meaning="Procedure findings")
 _IMPRESSION = CodedConcept(value="19005-8", scheme="LN", meaning="Radiology Impression")
 #: HL7 v2.5.1 2A.77: a TX holds 65,536 characters.
@@ -205,7 +206,7 @@ def _observations(
         (own("AICHK", device.organization), "3", text.checks),
         (own("AIBASIS", device.organization), "4", text.basis),
     )
-    study = ("ST", _named(_STUDY, reading), "", escape(reading.study_instance_uid))
+    study = [("ST", _named(STUDY, reading), "", escape(reading.study_instance_uid))]
     texts = [("TX", _named(name, reading), sub_id, _text(lines)) for name, sub_id, lines in sections if lines]
     stated = {
         11: escape(destination.result_status.value),
@@ -215,7 +216,9 @@ def _observations(
     }
     return [
         segment("OBX", {1: escape(str(number)), 2: escape(kind), 3: name, 4: escape(sub_id), 5: value, **stated})
-        for number, (kind, name, sub_id, value) in enumerate([study, *texts], start=1)
+        for number, (kind, name, sub_id, value) in enumerate(
+            [*(study if destination.states_study_instance_uid else ()), *texts], start=1
+        )
     ]
 
 

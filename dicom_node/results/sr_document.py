@@ -79,12 +79,27 @@ def build(
     _add_series_and_equipment(ds, reading, device)
     _add_document(ds, reading, device, revision=revision, predecessor=predecessor)
     add_content(ds, reading, device, text)
-    put(ds, "SOPClassUID", ENHANCED_SR)
-    ds.file_meta = _file_meta()
+    seal(ds, ENHANCED_SR, reading.sha256)
+    return ds
+
+
+def seal(ds: Dataset, sop_class_uid: str, source: str) -> None:
+    """Give a built object its class, its file meta information and its UID.
+
+    Parameters
+    ----------
+    ds
+        Complete but for these.
+    sop_class_uid
+        What it is.
+    source
+        Names what it was made from: the same source and the same content always get the same UID.
+    """
+    put(ds, "SOPClassUID", sop_class_uid)
+    ds.file_meta = _file_meta(sop_class_uid)
     # The UID names these very bytes: it is derived from the object as it is with a UID that says nothing.
     _name(ds, _NO_UID)
-    _name(ds, sop_instance_uid(reading.sha256, hashlib.sha256(to_bytes(ds)).hexdigest()))
-    return ds
+    _name(ds, sop_instance_uid(source, hashlib.sha256(to_bytes(ds)).hexdigest()))
 
 
 def to_bytes(ds: Dataset) -> bytes:
@@ -99,10 +114,10 @@ def _name(ds: Dataset, uid: str) -> None:
     ds.file_meta.MediaStorageSOPInstanceUID = UID(uid)
 
 
-def _file_meta() -> FileMetaDataset:
+def _file_meta(sop_class_uid: str) -> FileMetaDataset:
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = UID(ENHANCED_SR)
+    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     return meta

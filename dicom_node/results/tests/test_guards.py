@@ -132,6 +132,22 @@ def test_an_oru_that_lies_is_refused(name: str) -> None:
         guards.check_oru(MESSAGE.replace(old, new), SAID, RIS, CONTROL_ID)
 
 
+def test_a_message_whose_destination_wants_the_study_has_to_name_it_first() -> None:
+    without, control_id = oru.build(
+        SAID, RIS.model_copy(update={"states_study_instance_uid": False}), DeviceSettings(), revision=1
+    )
+
+    with pytest.raises(IdentityConflict):
+        guards.check_oru(without, SAID, RIS, control_id)
+
+
+def test_a_study_that_need_not_be_named_is_not_another_one() -> None:
+    nameless = RIS.model_copy(update={"states_study_instance_uid": False})
+
+    with pytest.raises(IdentityConflict):
+        guards.check_oru(MESSAGE.replace(drafts.STUDY_UID.encode(), b"1.2.3"), SAID, nameless, CONTROL_ID)
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xfe", b"MSH|^~\\&|\r"])
 def test_bytes_that_are_no_oru_are_refused(content: bytes) -> None:
     with pytest.raises(UnsafeOutput):

@@ -78,6 +78,31 @@ def test_an_english_message_is_this() -> None:
     ]
 
 
+def test_a_chinese_message_is_read_in_chinese() -> None:
+    message = parse(built(drafts.reading("zh-CN", header=drafts.header(procedure_codes=()))))
+
+    names = [one.field(3) for one in message if one.name == "OBX"]
+    assert names == [
+        "113014^DICOM 检查^DCM",
+        "DISC^AI 声明^99WETREAD",
+        "59776-5^影像所见^LN",
+        "19005-8^影像诊断^LN",
+        "AICHK^AI 预设问题^99WETREAD",
+        "AIBASIS^说明^99WETREAD",
+    ]
+    assert {one.field(17) for one in message if one.name == "OBX"} == {"AI^机器生成，未经医师审核^99WETREAD"}
+    assert message[4].field(4) == "18782-3^X线检查报告^LN"
+
+
+def test_a_ris_that_prints_the_study_instance_uid_need_not_get_it() -> None:
+    text = built(drafts.reading(), states_study_instance_uid=False)
+
+    observations = [one for one in parse(text) if one.name == "OBX"]
+    assert [one.field(1) for one in observations] == ["1", "2", "3", "4", "5"]
+    assert observations[0].field(3).startswith("DISC^")
+    assert drafts.STUDY_UID not in text
+
+
 VARIANTS = list(
     itertools.product(
         ["en", "zh-CN"],
