@@ -153,7 +153,13 @@ def test_of_two_revisions_only_the_newer_is_seen(archive: foreign.Orthanc, viewe
     study = phantom(9103)
     first = said_of(study, "en")
     earlier = build(first, DeviceSettings(), revision=1)
-    second = replace(first, generation=2, created_at=first.created_at + 600, notes=("1 image could not be read.",))
+    second = replace(
+        first,
+        generation=2,
+        created_at=first.created_at + 600,
+        known_images=2,
+        notes=("1 image could not be read.",),
+    )
     predecessor = InstanceReference(
         series_instance_uid=str(earlier.SeriesInstanceUID),
         sop_instance_uid=str(earlier.SOPInstanceUID),
