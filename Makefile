@@ -79,5 +79,5 @@ prove: env
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	rm -rf integration_tests/peers/node_modules
+	rm -rf integration_tests/peers/node_modules integration_tests/peers/ohif
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -70,6 +70,8 @@ class Case:
     predecessor_uid: str = ""
     #: Its SOP Class UID.
     predecessor_class: str = ""
+    #: Its exact bytes.
+    predecessor_content: bytes = b""
     output: FrozenOutput | None = None
     #: UIDs of our own results for this study: the archive may hold them, they are no images.
     issued_uids: tuple[str, ...] = ()

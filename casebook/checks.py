@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Annotated, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from casebook.errors import SettingsError
 from casebook.reading import canonical_json
 from casebook.study import CodedConcept
+
+#: Answers that say a finding is absent.
+ABSENT = frozenset({"no", "none"})
 
 #: PS3.5 6.2: LO holds 64 characters; validators count bytes.
 _CODE_MEANING_BYTES = 64
@@ -29,7 +32,13 @@ def _pattern(text: str) -> str:
     return text
 
 
+def _answer_id(value: object) -> object:
+    # YAML reads an unquoted yes and no as true and false.
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+
+
 Pattern = Annotated[str, AfterValidator(_pattern)]
+AnswerId = Annotated[str, BeforeValidator(_answer_id)]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -47,7 +56,13 @@ class AllowedAnswer(_Frozen):
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     text: dict[str, str]
+    #: language -> what a draft says, where that is not what the model is asked in.
+    shown: dict[str, str] = Field(default_factory=dict)
     code: CodedConcept | None = None
+
+    def shown_in(self, language: str) -> str:
+        """Return the answer as a draft says it."""
+        return self.shown.get(language, self.text[language])
 
 
 class Check(_Frozen):
@@ -57,8 +72,15 @@ class Check(_Frozen):
     label: str
     code: CodedConcept | None = None
     kind: CheckKind
+    #: language -> what the model is asked.
     question: dict[str, str]
+    #: language -> what a draft says, where that is not what the model is asked.
+    shown: dict[str, str] = Field(default_factory=dict)
     answers: tuple[AllowedAnswer, ...] = Field(min_length=2)
+    #: Other check -> the answer it has to have, or a draft says nothing of this one.
+    only_if: dict[str, AnswerId] = Field(default_factory=dict)
+    #: A lower one stands earlier in the impression and among the checks.
+    urgency: int = 100
     undetermined_below: float = Field(default=0.6, ge=0, le=1)
     #: language -> answer id -> patterns that say so in a report text.
     in_report: dict[str, dict[str, tuple[Pattern, ...]]] = Field(default_factory=dict)
@@ -75,6 +97,10 @@ class Check(_Frozen):
         for answer in self.answers:
             if set(answer.text) != set(self.question):
                 raise ValueError(f"check {self.id}: answer {answer.id} misses a language of the question")
+            if not set(answer.shown) <= set(self.question):
+                raise ValueError(f"check {self.id}: answer {answer.id} is shown in a language without a question")
+        if not set(self.shown) <= set(self.question):
+            raise ValueError(f"check {self.id}: it is shown in a language without a question")
         for language, patterns in self.in_report.items():
             if language not in self.question or not set(patterns) <= set(ids):
                 raise ValueError(f"check {self.id}: in_report names an unknown language or answer")
@@ -83,6 +109,10 @@ class Check(_Frozen):
     def answer(self, answer_id: str) -> AllowedAnswer:
         """Return the allowed answer with this id."""
         return next(answer for answer in self.answers if answer.id == answer_id)
+
+    def shown_in(self, language: str) -> str:
+        """Return the question as a draft says it."""
+        return self.shown.get(language, self.question[language])
 
 
 class CheckPreset(_Frozen):
@@ -97,6 +127,19 @@ class CheckPreset(_Frozen):
         ids = [check.id for check in self.checks]
         if len(set(ids)) != len(ids):
             raise ValueError("a check id stands twice")
+        return self
+
+    @model_validator(mode="after")
+    def _conditions_are_known(self) -> Self:
+        earlier: dict[str, Check] = {}
+        for check in self.checks:
+            for other, answer_id in check.only_if.items():
+                # Only earlier ones, so that no two checks can wait for each other.
+                if other not in earlier:
+                    raise ValueError(f"check {check.id}: only_if names {other}, which is no check before it")
+                if answer_id not in {answer.id for answer in earlier[other].answers}:
+                    raise ValueError(f"check {check.id}: only_if names an answer that {other} does not have")
+            earlier[check.id] = check
         return self
 
     @property

@@ -247,6 +247,7 @@ def load_case(connection: Connection, job: Job, pipelines: Sequence[Pipeline]) -
         revision=revision,
         predecessor_uid=before.object_uid if before else "",
         predecessor_class=before.object_class if before else "",
+        predecessor_content=before.content if before else b"",
         output=output,
     )
 

@@ -42,18 +42,22 @@ class CheckAnswer:
 
     check_id: str
     label: str
+    #: In the words of the draft.
     question: str
     #: Id of the chosen answer, also where it is undetermined.
     answer_id: str
-    #: The answer in the language of the draft.
+    #: In the words of the draft.
     answer: str
     #: Probability of the stated answer, 0 to 1.
     probability: float
     #: The model should not be trusted here: shown as "undetermined".
     undetermined: bool
+    #: Such probabilities were compared with how often they are right; else none is shown.
     calibrated: bool = False
     finding_code: CodedConcept | None = None
     answer_code: CodedConcept | None = None
+    #: Another answer takes the question its sense (`only_if`): kept, and not shown.
+    is_ruled_out: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +120,12 @@ class Reading:
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON, UTF-8: sorted keys, no blanks."""
-        return canonical_json(dataclasses.asdict(self))
+        content = dataclasses.asdict(self)
+        for answer in content["answers"]:
+            # A field that came later is written where it says something: older bytes keep their digest.
+            if not answer["is_ruled_out"]:
+                del answer["is_ruled_out"]
+        return canonical_json(content)
 
     @property
     def sha256(self) -> str:

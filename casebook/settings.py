@@ -241,6 +241,8 @@ class DicomDestination(_Frozen):
     """Called AE title."""
     calling_ae_title: AeTitle = "WETREAD"
     """AE title we call with."""
+    rejection_notes: bool = False
+    """The archive takes rejection notes (IHE RAD IOCM): each new draft of a study withdraws the one before it."""
     timeout_s: float = Field(default=30.0, gt=0)
     """Seconds to wait for a connection or an answer."""
 
@@ -273,6 +275,9 @@ class Hl7Destination(_Frozen):
     """One connection a message, or one kept open."""
     patient_id_namespace: str = ""
     """PID-3 assigning authority where the study names none."""
+    states_study_instance_uid: bool = True
+    """The first OBX carries the StudyInstanceUID, by which a receiver finds the images. Some RIS print it at the head
+    of the report: false leaves it out."""
     timeout_s: float = Field(default=30.0, gt=0)
     """Seconds to wait for a connection or the acknowledgement."""
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from sqlalchemy import Connection
 
 from casebook import audit, store
-from casebook.checks import CheckPreset, load_checks
+from casebook.checks import ABSENT, CheckPreset, load_checks
 from casebook.reading import CheckAnswer, Reading, SectionKind
 from casebook.settings import Settings
 from casebook.study import Study, StudyState
@@ -21,9 +21,6 @@ from console.explain import OutputFacts, explain
 if TYPE_CHECKING:
     from dicom_node.trial.standin import StandInPacs, StandInRis
     from training.phantom.dicom import PhantomStudy
-
-#: Answers that say a finding is absent.
-_ABSENT = frozenset({"no", "none"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +131,7 @@ def _truth(one: Returned) -> str:
         f"{check_id.removesuffix('_side').replace('_', ' ')}{'' if answer == 'yes' else f' {answer}'}"
         for check_id, answer in one.truth.answers.items()
         # A finding with a side is named once, by its side.
-        if answer not in _ABSENT and f"{check_id}_side" not in one.truth.answers
+        if answer not in ABSENT and f"{check_id}_side" not in one.truth.answers
     ]
     return ", ".join(findings) or "no finding"
 
@@ -159,7 +156,7 @@ def _checks(one: Returned) -> str:
         text = f"{answer.check_id} {said} {answer.probability:.2f}"
         if not one.is_right(answer):
             wrong.append(f"[red]{text} (truth: {one.truth.answers[answer.check_id]})[/red]")
-        elif answer.answer_id in _ABSENT:
+        elif answer.answer_id in ABSENT:
             absent.append(answer.probability)
         else:
             present.append(text)

@@ -17,6 +17,8 @@ class TestSettings:
         Folder of real DICOM and HL7 files (``WETREAD_TEST_DATA``).
     require_peers
         A missing peer or data folder fails a test instead of skipping it (``WETREAD_REQUIRE_PEERS=1``).
+    write_screenshots
+        Tests of a viewer write what they see to ``docs/images`` (``WETREAD_TEST_SCREENSHOTS=1``).
     postgresql_url
         SQLAlchemy URL of a database from which others may be created (``WETREAD_TEST_POSTGRESQL_URL``).
     amqp_url
@@ -29,6 +31,7 @@ class TestSettings:
 
     test_data: Path
     require_peers: bool
+    write_screenshots: bool
     postgresql_url: str
     amqp_url: str
     redis_url: str
@@ -45,6 +48,7 @@ def load() -> TestSettings:
     return TestSettings(
         test_data=(REPOSITORY / get("WETREAD_TEST_DATA", "../shared/data")).resolve(),
         require_peers=get("WETREAD_REQUIRE_PEERS", "") == "1",
+        write_screenshots=get("WETREAD_TEST_SCREENSHOTS", "") == "1",
         postgresql_url=get("WETREAD_TEST_POSTGRESQL_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"),
         amqp_url=get("WETREAD_TEST_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672//"),
         redis_url=get("WETREAD_TEST_REDIS_URL", "redis://127.0.0.1:6379/0"),

@@ -197,7 +197,7 @@ def test_a_missing_image_is_pulled_and_the_draft_says_28_of_28(tmp_path: Path, p
         study = hospital.work_until(is_delivered)
 
         assert (study.completion_reason, study.expected_instances) == (CompletionReason.COUNTED, SLICES)
-        assert "Based on 28 of 28 images (number confirmed by the archive)" in hospital.draft()
+        assert "Based on 28 of 28 images (the archive counted 28)" in hospital.draft()
         assert len(wait_for_rows(hospital.wiring.settings.data_directory, SLICES)) == SLICES
 
 
@@ -271,7 +271,7 @@ def test_the_phantom_reads_the_whole_series_when_a_test_says_it_may(tmp_path: Pa
 
         # A chest film model looks at noise: its text is worth nothing, what it was shown is counted all the same.
         assert (study.completion_reason, study.expected_instances) == (CompletionReason.COUNTED, SLICES)
-        assert "Based on 28 of 28 images (number confirmed by the archive), model test-only-ct" in hospital.draft()
+        assert "Based on 28 of 28 images (the archive counted 28), model test-only-ct" in hospital.draft()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

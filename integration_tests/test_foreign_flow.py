@@ -12,7 +12,9 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 
 from casebook import tables
-from casebook.study import InstanceStatus, StudyState
+from casebook.sentences import split_sentences
+from casebook.study import InstanceStatus, RejectionReason, StudyState
+from dicom_node.objects.rejection_notes import read_rejection
 from dicom_node.tests import peers
 from integration_tests import foreign, node
 from integration_tests.listener_process import data_set_of
@@ -97,6 +99,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
                     "host": foreign.LOOPBACK,
                     "port": archive.port,
                     "ae_title": archive.ae_title,
+                    "rejection_notes": True,
                 },
                 _ris("ris_python", python_ris.port, "R"),
                 _ris("ris_node", node_ris.port, "P"),
@@ -222,7 +225,8 @@ def test_a_film_comes_back_as_a_report_beside_the_images_and_as_a_message_to_eac
         assert f"|{study.dataset.PatientID}^" in message
         assert f"|{study.dataset.AccessionNumber}|" in message
         for section in reading.sections:
-            assert all(paragraph in message for paragraph in section.paragraphs)
+            sentences = [one for paragraph in section.paragraphs for one in split_sentences(paragraph)]
+            assert all(one.rstrip("。；") in message for one in sentences)
         assert {one[11] for one in observations(message)} <= {"P", "R"}
     acknowledgements = {row.destination: row.acknowledgement for row in hospital.wetread.select(_ANSWERS, uid=uid)}
     assert acknowledgements == {"pacs": "0x0000", "ris_python": "AA", "ris_node": "AA"}
@@ -274,12 +278,40 @@ def test_a_late_film_gives_a_second_draft_that_names_the_first(hospital: Hospita
     named = second.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
     assert named.ReferencedSOPInstanceUID == first.SOPInstanceUID
     assert "PredecessorDocumentsSequence" not in first
+    assert second.InstanceNumber < first.InstanceNumber
     path = tmp_path / "second.sr"
     second.save_as(path)
     assert complaints(path, [first_image, late_image]) == []
     assert [len(messages) for messages in hospital.messages(study)] == [2, 2]
     # The phantom model looks at one film; the second draft knows that there are two, and says so.
     assert [(one.based_on_images, one.known_images) for one in hospital.wetread.readings(uid)] == [(1, 1), (1, 2)]
+
+
+def test_a_second_draft_withdraws_the_first_by_a_note_that_changes_nothing_here(
+    hospital: Hospital, tmp_path: Path
+) -> None:
+    study = film()
+    uid = study.study_instance_uid
+    first_image = hospital.draft(study, tmp_path)
+    assert hospital.archive.instances(uid, "KO") == []
+    late_image = write(another_film_of(study), tmp_path)
+    hospital.receive([late_image])
+    assert hospital.wetread.wait_for(uid, StudyState.DELIVERED, generation=2) is StudyState.DELIVERED
+
+    (content,) = hospital.archive.instances(uid, "KO")
+
+    path = tmp_path / "note.dcm"
+    path.write_bytes(content)
+    first, _ = hospital.wetread.outputs(uid, "sr")
+    assert read_rejection(path, uid) == (RejectionReason.QUALITY, (first.object_uid,))
+    assert complaints(path, [first_image, late_image]) == []
+    # The archive forwards the note to us as well: it is ours, and no reason to read the study again.
+    before = hospital.rows(study)
+    hospital.receive([path])
+    hospital.wetread.wait_until_indexed()
+    after = hospital.rows(study)
+    assert len(after.pop("instance")) == len(before.pop("instance")) + 1
+    assert after == before
 
 
 def test_other_pixels_under_a_known_uid_hold_the_study(hospital: Hospital, tmp_path: Path) -> None:

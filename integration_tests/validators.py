@@ -35,10 +35,14 @@ class Finding:
 #: Lines that say something about the validator and not about the object.
 _IGNORED = re.compile(
     r"VR checker does not support"  # dsrdump 3.6.7 cannot check UTF-8, and says so
+    r"|Check for template constraints not yet supported"  # nor the template of a key object selection
     r"|Coding Scheme Designator.*99"  # dicom3tools knows no private coding schemes (PS3.16 8.2 allows them)
     r"|unrecognized.*99[A-Z]"
+    r"|Unrecognized defined term = <99[A-Z]"
     r"|CodingSchemeUID.*2\.25"  # nor UUID-derived UIDs for them
     r"|Content Item not in template"  # TID 2000 is extensible (PS3.16), PixelMed reports each extension
+    # PixelMed knows English meanings only; PS3.3 8.3 allows translations. A wrong English meaning is still found.
+    r"|has different code meaning \(\"[^\"]*[\u3000-\u9fff]"
 )
 _LEVELS = {"E": Severity.ERROR, "F": Severity.ERROR, "W": Severity.WARNING}
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from casebook.checks import CheckPreset, load_checks
+from casebook.checks import ABSENT, CheckPreset, load_checks
 from training.options import FIRST_TRAINING_SEED
 from training.phantom.dicom import build_study
 from training.phantom.phantom import draw_phantom
@@ -36,8 +36,6 @@ FIRST_SEED = 500_000
 PROMISED_ACCURACY = 0.97
 PROMISED_ACCURACY_OF_EACH_CHECK = 0.93
 PROMISED_REPORT_F1 = 0.95
-#: Answers that say a finding is absent.
-_ABSENT = frozenset({"no", "none"})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -170,8 +168,8 @@ def count_report(tally: Tally, text: str, preset: CheckPreset, truth: dict[str, 
     said = {check.id: ask_report(text, check, language) for check in preset.checks}
     # A finding with a side is one finding: its yes-or-no check is left to the check of its side.
     whole = [check_id for check_id in truth if f"{check_id}_side" not in truth]
-    stated = {(check_id, said[check_id]) for check_id in whole if said[check_id] not in {None, *_ABSENT}}
-    present = {(check_id, truth[check_id]) for check_id in whole if truth[check_id] not in _ABSENT}
+    stated = {(check_id, said[check_id]) for check_id in whole if said[check_id] not in {None, *ABSENT}}
+    present = {(check_id, truth[check_id]) for check_id in whole if truth[check_id] not in ABSENT}
     tally.true_positive += len(stated & present)
     tally.false_positive += len(stated - present)
     tally.false_negative += len(present - stated)

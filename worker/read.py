@@ -20,8 +20,8 @@ from worker.reader.decode import open_picture
 from worker.reader.loaders import open_writer
 from worker.reader.pixels import Frame, frames
 from worker.reader.registry import ModelEntry, find_entry, load_registry
-from worker.reader.report import split_report
-from worker.reader.scoring import answer_checks, closed_question
+from worker.reader.report import order_impression, split_report
+from worker.reader.scoring import answer_checks, arrange, closed_question
 from worker.reader.views import (
     NAMED_WINDOWS,
     Candidate,
@@ -119,8 +119,12 @@ def read_with(
         refuse_unusable(draft, pipeline.language)
     except ModelRefused as error:
         return Refused(reason="unusable_draft", detail=str(error))
-    sections = split_report(draft.text)
-    answers = answer_checks(writer, shown.images, preset.checks, pipeline.language)
+    sections = order_impression(split_report(draft.text), preset.checks, pipeline.language)
+    answers = arrange(
+        preset.checks,
+        answer_checks(writer, shown.images, preset.checks, pipeline.language),
+        is_calibrated=writer.entry.calibrated,
+    )
     by_uid = {one.sop_instance_uid: one for one in instances}
     first = by_uid[shown.views[0].sop_instance_uid]
     references = _references(shown.views)
@@ -298,7 +302,7 @@ def _set_aside_notes(count: int, language: str) -> tuple[str, ...]:
     if not count:
         return ()
     if language == "zh":
-        return (f"本检查有 {count} 幅图像因人工决定或拒绝通知而未纳入。",)
+        return (f"本检查有 {count} 幅图像经人工排除或已被标记为废弃，未纳入。",)
     were = "1 image of the study was" if count == 1 else f"{count} images of the study were"
     return (f"{were} left out: rejected, or by decision of a person.",)
 

@@ -7,6 +7,7 @@ import pytest
 from casebook.checks import load_checks
 from casebook.errors import SettingsError
 from casebook.pipelines import choose, load_pipelines
+from casebook.settings import SHIPPED_CONFIG_DIRECTORY
 from casebook.study import Instance, InstanceStatus, StudyHeader
 
 CHECKS = """
@@ -60,6 +61,58 @@ def test_a_preset_loads_and_its_digest_does_not_depend_on_its_layout(tmp_path: P
 def test_a_wrong_preset_is_refused_with_its_place(tmp_path: Path, old: str, new: str, said: str) -> None:
     assert old in CHECKS
     assert said in _checks(tmp_path, CHECKS.replace(old, new, 1))
+
+
+SIDE = """
+  - id: side
+    label: Side
+    kind: choice
+    only_if: {effusion: yes}
+    question: {en: "Side?", zh: "哪侧？"}
+    shown: {zh: 在哪一侧？}
+    answers:
+      - {id: none, text: {en: none, zh: 无}}
+      - {id: left, text: {en: left, zh: 左}, shown: {zh: 左侧}}
+"""
+
+
+def test_a_check_may_be_shown_in_other_words_than_it_is_asked_in_and_only_if_another_is_so(tmp_path: Path) -> None:
+    path = tmp_path / "checks.yaml"
+    path.write_text(CHECKS.rstrip() + SIDE, encoding="utf-8")
+
+    side = load_checks(path).checks[1]
+
+    # YAML reads an unquoted yes as true.
+    assert side.only_if == {"effusion": "yes"}
+    assert (side.question["zh"], side.shown_in("zh"), side.shown_in("en")) == ("哪侧？", "在哪一侧？", "Side?")
+    assert (side.answer("left").shown_in("zh"), side.answer("none").shown_in("zh")) == ("左侧", "无")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("{effusion: yes}", "{efusion: yes}", "no check before it"),
+        ("{effusion: yes}", "{side: left}", "no check before it"),
+        ("{effusion: yes}", "{effusion: left}", "an answer that effusion does not have"),
+        ("{zh: 在哪一侧？}", "{de: Seite}", "shown in a language without a question"),
+        ("shown: {zh: 左侧}", "shown: {de: links}", "shown in a language without a question"),
+    ],
+)
+def test_a_condition_or_a_label_of_nothing_is_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in SIDE
+    assert said in _checks(tmp_path, CHECKS.rstrip() + SIDE.replace(old, new, 1))
+
+
+def test_a_condition_names_a_check_before_it(tmp_path: Path) -> None:
+    assert "no check before it" in _checks(tmp_path, CHECKS.replace("checks:", f"checks:{SIDE.rstrip()}"))
+
+
+def test_the_shipped_side_of_a_finding_is_only_stated_where_the_finding_is() -> None:
+    preset = load_checks(SHIPPED_CONFIG_DIRECTORY / "checks" / "chest_xray.yaml")
+
+    sides = [check for check in preset.checks if check.id.endswith("_side")]
+    assert len(sides) == 4
+    assert all(check.only_if == {check.id.removesuffix("_side"): "yes"} for check in sides)
 
 
 def test_a_check_id_stands_once(tmp_path: Path) -> None:

@@ -27,17 +27,17 @@ def series_instance_uid(study_instance_uid: str, kind: str) -> str:
     return derived_uid("series", study_instance_uid, kind)
 
 
-def sop_instance_uid(reading_sha256: str, rendering_sha256: str) -> str:
+def sop_instance_uid(source: str, rendering_sha256: str) -> str:
     """Return the UID of one rendered object.
 
     Parameters
     ----------
-    reading_sha256
-        Of the Reading, 64 hexadecimal digits.
+    source
+        Names what it was rendered from: the SHA-256 of a Reading, or the UID of a document.
     rendering_sha256
         Of the object's bytes without this UID.
     """
-    return derived_uid("instance", reading_sha256, rendering_sha256)
+    return derived_uid("instance", source, rendering_sha256)
 
 
 def message_control_id(reading_sha256: str, rendering_sha256: str) -> str:

@@ -3,8 +3,10 @@
 import math
 from dataclasses import dataclass
 
+from casebook.checks import ABSENT
 from casebook.errors import UnwritableText
 from casebook.reading import CheckAnswer, Reading, SectionKind
+from casebook.sentences import split_sentences
 from casebook.study import CompletionReason
 from dicom_node.results.clean_text import clean, clean_line
 
@@ -13,12 +15,16 @@ from dicom_node.results.clean_text import clean, clean_line
 class Wording:
     """Every fixed phrase of a draft in one language; braces are filled by this module."""
 
-    #: What each disclaimer begins with; the guards look for it in the bytes, so it never changes.
+    #: What each disclaimer begins with; the guards look for it in the bytes.
     mark: str
+    #: What it began with in earlier versions: frozen bytes may still have to be sent.
+    former_marks: tuple[str, ...] = ()
     #: Who wrote this and what it must not be used for.
     disclaimer: str
     #: Added where the model is not cleared for clinical use.
     research: str
+    #: Who made it and that nobody reviewed it, in at most 64 characters.
+    not_reviewed: str
     undetermined: str
     #: Between a question and its answer.
     gap: str
@@ -28,10 +34,17 @@ class Wording:
     nearly_certain: str
     #: How much of the study was read, and by what.
     basis: str
+    #: The same of a study of one image that was read.
+    only_image: str
     completion: dict[CompletionReason, str]
     replaces: str
-    #: Headings of the HL7 observations, where no standard code has a meaning in this language.
-    checks_heading: str
+    #: What ends the items of a numbered impression but the last, and the last; empty: it is not numbered.
+    item_ends: tuple[str, str] | None = None
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Everything a disclaimer may begin with."""
+        return (self.mark, *self.former_marks)
 
 
 ENGLISH = Wording(
@@ -41,36 +54,40 @@ ENGLISH = Wording(
         "has reviewed it. Not for diagnosis before review."
     ),
     research="The model is for research and not cleared for clinical use.",
+    not_reviewed="AI-generated draft, not reviewed by a physician",
     undetermined="undetermined",
     gap=" ",
-    probability=" ({percent} %)",
-    nearly_certain=" (> 99 %)",
+    probability=" (model probability {percent} %)",
+    nearly_certain=" (model probability > 99 %)",
     basis="Based on {read} of {known} images ({reason}), model {model} version {version}.",
+    only_image="Based on the only image ({reason}), model {model} version {version}.",
     completion={
         CompletionReason.QUIET: "no further image arrived",
-        CompletionReason.COUNTED: "number confirmed by the archive",
-        CompletionReason.FORCED: "study closed by a person",
+        CompletionReason.COUNTED: "the archive counted {known}",
+        CompletionReason.FORCED: "a person confirmed that all images are here",
     },
     replaces="This draft (revision {revision}) replaces the earlier AI draft of this study.",
-    checks_heading="AI preset checks",
 )
 
 CHINESE = Wording(
-    mark="人工智能草稿，未经审核。",
-    disclaimer="本初步文本由软件生成（Wetread {software}，模型 {model} {version}），尚无医师审阅。审阅前不得用于诊断。",
-    research="该模型仅供研究，未获准用于临床。",
+    mark="AI 报告草稿，未经医师审核。",
+    former_marks=("人工智能草稿，未经审核。",),
+    disclaimer="本初步文本由软件生成（Wetread {software}，模型 {model} {version}），经医师审核前不得作为诊断依据。",
+    research="该模型仅限科研使用，未取得医疗器械注册，不得用于临床。",
+    not_reviewed="AI 报告草稿，未经医师审核",
     undetermined="无法确定",
     gap="",
-    probability="（{percent} %）",
-    nearly_certain="（> 99 %）",
-    basis="依据 {known} 幅图像中的 {read} 幅（{reason}），模型 {model}，版本 {version}。",
+    probability="（模型概率 {percent}%）",
+    nearly_certain="（模型概率＞99%）",
+    basis="本草稿依据 {read} 幅图像（共 {known} 幅，{reason}），模型 {model}，版本 {version}。",
+    only_image="本草稿依据 1 幅图像（共 1 幅，{reason}），模型 {model}，版本 {version}。",
     completion={
-        CompletionReason.QUIET: "未再收到图像",
-        CompletionReason.COUNTED: "图像数量已由存档系统确认",
-        CompletionReason.FORCED: "检查由人工关闭",
+        CompletionReason.QUIET: "此后未再收到图像",
+        CompletionReason.COUNTED: "图像数量经存档系统确认",
+        CompletionReason.FORCED: "经人工确认图像已收齐",
     },
-    replaces="本草稿（第 {revision} 版）取代本次检查先前的人工智能草稿。",
-    checks_heading="人工智能预设问题",
+    replaces="本草稿（第 {revision} 版）取代本次检查先前的 AI 报告草稿。",
+    item_ends=("；", "。"),
 )
 
 WORDINGS = {"en": ENGLISH, "zh-CN": CHINESE}
@@ -81,9 +98,11 @@ class DraftText:
     """What a person reads, cleaned, in the order in which it stands."""
 
     disclaimer: str
+    #: One sentence each.
     findings: tuple[str, ...]
+    #: One sentence each.
     impression: tuple[str, ...]
-    #: One row per preset check.
+    #: One row per preset check that the draft states: what is there, then what is undetermined, then what is not there.
     checks: tuple[str, ...]
     #: What the draft is based on, the notes, what it replaces.
     basis: tuple[str, ...]
@@ -126,11 +145,12 @@ def compose(reading: Reading, *, revision: int, replaces_earlier: bool) -> Draft
         "model": clean_line(reading.provenance.model_name),
         "version": clean_line(reading.provenance.model_version),
     }
+    read, known = reading.based_on_images, reading.known_images
     basis = [
-        wording.basis.format(
-            read=reading.based_on_images,
-            known=reading.known_images,
-            reason=wording.completion[reading.completion_reason],
+        (wording.only_image if read == known == 1 else wording.basis).format(
+            read=read,
+            known=known,
+            reason=wording.completion[reading.completion_reason].format(known=known),
             **made_by,
         ),
         *_written(reading.notes),
@@ -140,8 +160,8 @@ def compose(reading: Reading, *, revision: int, replaces_earlier: bool) -> Draft
     text = DraftText(
         disclaimer=_disclaimer(reading, wording, made_by),
         findings=_section(reading, SectionKind.FINDINGS),
-        impression=_section(reading, SectionKind.IMPRESSION),
-        checks=tuple(_row(answer, wording) for answer in reading.answers),
+        impression=_numbered(_section(reading, SectionKind.IMPRESSION), wording),
+        checks=tuple(_row(answer, wording) for answer in sorted(_stated(reading), key=_order)),
         basis=tuple(basis),
     )
     if not (text.findings or text.impression or text.checks):
@@ -157,7 +177,30 @@ def _disclaimer(reading: Reading, wording: Wording, made_by: dict[str, str]) -> 
 
 
 def _section(reading: Reading, kind: SectionKind) -> tuple[str, ...]:
-    return _written([text for one in reading.sections if one.kind is kind for text in one.paragraphs])
+    written = _written([text for one in reading.sections if one.kind is kind for text in one.paragraphs])
+    return tuple(sentence for text in written for sentence in split_sentences(text))
+
+
+def _numbered(sentences: tuple[str, ...], wording: Wording) -> tuple[str, ...]:
+    """Number the impression where the language does so, unless the model did, or wrote more than plain sentences."""
+    if wording.item_ends is None or len(sentences) < 2:
+        return sentences
+    inner, last = wording.item_ends
+    bare = [one.rstrip(f"{inner}{last}") for one in sentences]
+    if not all(bare) or any("\n" in one or one[0].isdigit() or one[-1] in "！？：" for one in bare):
+        return sentences
+    ends = [inner] * (len(bare) - 1) + [last]
+    return tuple(f"{number}. {one}{end}" for number, (one, end) in enumerate(zip(bare, ends, strict=True), start=1))
+
+
+def _stated(reading: Reading) -> list[CheckAnswer]:
+    return [one for one in reading.answers if not one.is_ruled_out]
+
+
+def _order(answer: CheckAnswer) -> int:
+    if answer.undetermined:
+        return 1
+    return 2 if answer.answer_id in ABSENT else 0
 
 
 def _written(texts: list[str] | tuple[str, ...]) -> tuple[str, ...]:
@@ -171,7 +214,11 @@ def _row(answer: CheckAnswer, wording: Wording) -> str:
     question = clean_line(answer.question)
     if answer.undetermined:
         return f"{question}{wording.gap}{wording.undetermined}"
+    said = clean_line(answer.answer)
+    row = f"{question}{wording.gap}{said[:1].upper()}{said[1:]}"
+    # A number that nobody compared with the truth would read as a certainty that nobody knows.
+    if not answer.calibrated:
+        return row
     percent = round(100 * answer.probability)
     # A model is never certain: "100 %" would read as if it were.
-    certainty = wording.nearly_certain if percent == 100 else wording.probability.format(percent=percent)
-    return f"{question}{wording.gap}{clean_line(answer.answer)}{certainty}"
+    return row + (wording.nearly_certain if percent == 100 else wording.probability.format(percent=percent))

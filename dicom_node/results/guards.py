@@ -16,20 +16,23 @@ from casebook.reading import Reading
 from casebook.settings import Hl7Destination
 from dicom_node.hl7.er7 import COMPONENT, Segment, parse, unescape
 from dicom_node.results.draft_text import WORDINGS, wording_of
-from dicom_node.results.oru import CODECS, DISCLAIMER_CODE, MESSAGE_TYPE
+from dicom_node.results.oru import CODECS, DISCLAIMER_CODE, MESSAGE_TYPE, STUDY
+from dicom_node.results.rejection_note import KEY_OBJECT_SELECTION
+from dicom_node.results.rejection_note import TITLE as REJECTION_TITLE
 from dicom_node.results.report_codes import OTHER_TITLE, SUMMARY, TITLES
-from dicom_node.results.sr_document import ENHANCED_SR, SERIES_DESCRIPTION
+from dicom_node.results.sr_document import ENHANCED_SR, FORMER_SERIES_DESCRIPTIONS, SERIES_DESCRIPTION
 from dicom_node.results.timestamps import date_or_empty
 
 #: What an SR of ours says of itself, by keyword; anything else would be more than a draft.
 _STATED = {
     "SOPClassUID": ENHANCED_SR,
     "Modality": "SR",
-    "SeriesDescription": SERIES_DESCRIPTION,
     "PreliminaryFlag": "PRELIMINARY",
     "CompletionFlag": "PARTIAL",
     "VerificationFlag": "UNVERIFIED",
 }
+#: Bytes that an earlier version froze are still drafts.
+_SERIES_DESCRIPTIONS = frozenset({SERIES_DESCRIPTION, *FORMER_SERIES_DESCRIPTIONS})
 _TITLES = frozenset(title.value for title in (*TITLES.values(), OTHER_TITLE))
 #: HL7 table 0123: preliminary, stored but not verified.
 _DRAFT_STATUSES = frozenset({"P", "R"})
@@ -62,6 +65,8 @@ def check_sr(content: bytes, reading: Reading, object_uid: str) -> None:
     for keyword, value in _STATED.items():
         if str(ds.get(keyword, "")) != value:
             raise UnsafeOutput(f"{keyword} of the SR is not {value}")
+    if str(ds.get("SeriesDescription", "")) not in _SERIES_DESCRIPTIONS:
+        raise UnsafeOutput("SeriesDescription of the SR does not say that it is an unverified draft")
     if str(ds.get("ContentQualification", "")) != reading.provenance.content_qualification:
         raise UnsafeOutput("ContentQualification of the SR is not that of the model")
     if ds.get("VerifyingObserverSequence"):
@@ -71,11 +76,55 @@ def check_sr(content: bytes, reading: Reading, object_uid: str) -> None:
         raise UnsafeOutput("the author of the SR is not a device")
     if _code(ds) not in _TITLES:
         raise UnsafeOutput("the title of the SR is not one of ours")
-    if not _first_text(ds).startswith(wording_of(reading).mark):
+    if not _first_text(ds).startswith(wording_of(reading).marks):
         raise UnsafeOutput("the first section of the SR is not the disclaimer")
     if not object_uid == ds.get("SOPInstanceUID") == ds.file_meta.get("MediaStorageSOPInstanceUID"):
         raise UnsafeOutput("the SR carries another SOP Instance UID than its record")
     _check_identity(ds, reading)
+
+
+def check_rejection_note(content: bytes, document: Dataset, reading: Reading) -> None:
+    """Pass the bytes of a note that rejects exactly what a draft replaces, for this patient.
+
+    Parameters
+    ----------
+    content
+        A DICOM file.
+    document
+        The draft, which passed `check_sr`.
+    reading
+        With the identity snapshot.
+
+    Raises
+    ------
+    UnsafeOutput
+        When it rejects anything else, an image above all.
+    IdentityConflict
+        When it names another patient or study than the Reading.
+    """
+    ds = dcmread(io.BytesIO(content))
+    if str(ds.get("SOPClassUID", "")) != KEY_OBJECT_SELECTION or _code(ds) != REJECTION_TITLE.value:
+        raise UnsafeOutput("the rejection note is none")
+    rejected = _named(ds, "CurrentRequestedProcedureEvidenceSequence")
+    pointed_at = {
+        str(one.ReferencedSOPInstanceUID)
+        for item in ds.get("ContentSequence") or []
+        for one in item.get("ReferencedSOPSequence") or []
+    }
+    if not rejected or not rejected == pointed_at == _named(document, "PredecessorDocumentsSequence"):
+        raise UnsafeOutput("the rejection note names something else than the draft that is replaced")
+    if rejected & {str(document.SOPInstanceUID), *(one.sop_instance_uid for one in reading.images)}:
+        raise UnsafeOutput("the rejection note names the new draft or an image")
+    _check_identity(ds, reading)
+
+
+def _named(ds: Dataset, keyword: str) -> set[str]:
+    return {
+        str(one.ReferencedSOPInstanceUID)
+        for study in ds.get(keyword) or []
+        for series in study.get("ReferencedSeriesSequence") or []
+        for one in series.get("ReferencedSOPSequence") or []
+    }
 
 
 def _check_identity(ds: Dataset, reading: Reading) -> None:
@@ -91,7 +140,7 @@ def _check_identity(ds: Dataset, reading: Reading) -> None:
         # Trailing blanks are padding (PS3.5 6.2), and so are empty name components and groups.
         padding = " ^=" if keyword == "PatientName" else " "
         if str(ds.get(keyword) or "").rstrip(padding) != value.rstrip(padding):
-            raise IdentityConflict(f"{keyword} of the SR is not that of the study")
+            raise IdentityConflict(f"{keyword} of the object is not that of the study")
 
 
 def _first_text(ds: Dataset) -> str:
@@ -147,11 +196,11 @@ def check_oru(content: bytes, reading: Reading, destination: Hl7Destination, con
         raise UnsafeOutput("an OBX-11 differs from OBR-25, or an OBX-16 names a responsible observer")
     if not _says_it_is_a_draft(segments):
         raise UnsafeOutput("the disclaimer is missing from NTE or from the first text of the HL7 message")
-    _check_oru_identity(patient, order, observations, reading)
+    _check_oru_identity(patient, order, observations, reading, destination)
 
 
 def _says_it_is_a_draft(segments: tuple[Segment, ...]) -> bool:
-    marks = tuple(wording.mark for wording in WORDINGS.values())
+    marks = tuple(mark for wording in WORDINGS.values() for mark in wording.marks)
     notes = [unescape(one.field(3)) for one in segments if one.name == "NTE"]
     texts = [one for one in segments if one.name == "OBX" and one.field(2) == "TX"]
     return bool(
@@ -163,7 +212,9 @@ def _says_it_is_a_draft(segments: tuple[Segment, ...]) -> bool:
     )
 
 
-def _check_oru_identity(patient: Segment, order: Segment, observations: list[Segment], reading: Reading) -> None:
+def _check_oru_identity(
+    patient: Segment, order: Segment, observations: list[Segment], reading: Reading, destination: Hl7Destination
+) -> None:
     identity = reading.header.identity
     if unescape(patient.field(3).split(COMPONENT)[0]) != identity.patient_id:
         raise IdentityConflict("PID-3 is not the PatientID of the study")
@@ -171,7 +222,10 @@ def _check_oru_identity(patient: Segment, order: Segment, observations: list[Seg
         raise IdentityConflict("PID-7 is not the PatientBirthDate of the study")
     if not unescape(order.field(3)) == unescape(order.field(18)) == identity.accession_number:
         raise IdentityConflict("OBR-3 or OBR-18 is not the AccessionNumber of the study")
-    if not observations or observations[0].field(5) != reading.study_instance_uid:
+    studies = [one for one in observations if one.field(3).startswith(f"{STUDY.value}^")]
+    if any(one.field(5) != reading.study_instance_uid for one in studies):
+        raise IdentityConflict("an OBX carries another StudyInstanceUID than that of the study")
+    if destination.states_study_instance_uid and not observations[:1] == studies:
         raise IdentityConflict("the first OBX does not carry the StudyInstanceUID of the study")
 
 

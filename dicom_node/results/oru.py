@@ -10,7 +10,7 @@ import re
 from casebook.errors import UnwritableText
 from casebook.reading import Reading
 from casebook.settings import DeviceSettings, Hl7Destination
-from casebook.study import StudyHeader
+from casebook.study import CodedConcept, StudyHeader
 from dicom_node.hl7.er7 import (
     SEGMENT_END,
     Encoded,
@@ -22,8 +22,8 @@ from dicom_node.hl7.er7 import (
 )
 from dicom_node.results.clean_text import clean_line, is_plain
 from dicom_node.results.derived_uids import message_control_id
-from dicom_node.results.draft_text import compose, wording_of
-from dicom_node.results.report_codes import OTHER_TITLE, TITLES, procedure_codes
+from dicom_node.results.draft_text import compose
+from dicom_node.results.report_codes import OTHER_TITLE, TITLES, in_language, own, procedure_codes
 from dicom_node.results.timestamps import date_or_empty, moment
 
 MESSAGE_TYPE = "ORU^R01^ORU_R01"
@@ -32,6 +32,10 @@ CODECS = {"UNICODE UTF-8": "utf-8", "GB 18030-2000": "gb18030", "8859/1": "latin
 #: Names the observation that repeats the disclaimer; some archives drop NTE.
 DISCLAIMER_CODE = "DISC"
 
+#: Names the observation that carries the StudyInstanceUID.
+STUDY = CodedConcept(value="113014", scheme="DCM", meaning="DICOM Study")
+_FINDINGS = CodedConcept(value="59776-5", scheme="LN", meaning="Procedure findings")
+_IMPRESSION = CodedConcept(value="19005-8", scheme="LN", meaning="Radiology Impression")
 #: HL7 v2.5.1 2A.77: a TX holds 65,536 characters.
 _LONGEST_TEXT = 65_536
 #: HL7 table 0465 (name/address representation) of the DICOM name groups (PS3.5 6.2.1.2).
@@ -155,7 +159,7 @@ def _order(reading: Reading, destination: Hl7Destination, device: DeviceSettings
     header = reading.header
     accession = escape(_exact("AccessionNumber", header.identity.accession_number))
     codes = procedure_codes(header)
-    procedure = codes[0] if codes else TITLES.get(reading.modality, OTHER_TITLE)
+    procedure = codes[0] if codes else in_language(TITLES.get(reading.modality, OTHER_TITLE), reading.language)
     return [
         segment("ORC", {1: escape("RE"), 3: accession, 5: escape("IP")}),
         segment(
@@ -194,28 +198,33 @@ def _observations(
     reading: Reading, destination: Hl7Destination, device: DeviceSettings, *, revision: int, replaces_earlier: bool
 ) -> list[str]:
     text = compose(reading, revision=revision, replaces_earlier=replaces_earlier)
-    local = f"99{device.organization}"
-    heading = wording_of(reading).checks_heading
     # The sub-id names the section and not its place, so that a revision replaces section by section.
     sections = (
-        (components(DISCLAIMER_CODE, "AI disclaimer", local), "0", (text.disclaimer,)),
-        (components("59776-5", "Procedure findings", "LN"), "1", text.findings),
-        (components("19005-8", "Radiology Impression", "LN"), "2", text.impression),
-        (components("AICHK", heading, local), "3", text.checks),
-        (components("AIBASIS", "AI draft basis", local), "4", text.basis),
+        (own(DISCLAIMER_CODE, device.organization), "0", (text.disclaimer,)),
+        (_FINDINGS, "1", text.findings),
+        (_IMPRESSION, "2", text.impression),
+        (own("AICHK", device.organization), "3", text.checks),
+        (own("AIBASIS", device.organization), "4", text.basis),
     )
-    study = ("ST", components("113014", "DICOM Study", "DCM"), "", escape(reading.study_instance_uid))
-    texts = [("TX", name, sub_id, _text(paragraphs)) for name, sub_id, paragraphs in sections if paragraphs]
+    study = [("ST", _named(STUDY, reading), "", escape(reading.study_instance_uid))]
+    texts = [("TX", _named(name, reading), sub_id, _text(lines)) for name, sub_id, lines in sections if lines]
     stated = {
         11: escape(destination.result_status.value),
         14: _stated_at(reading, device),
-        17: components("AI", "Machine generated, not verified", local),
+        17: _named(own("AI", device.organization), reading),
         18: components(clean_line(device.station_name), "", device.device_uid, "ISO"),
     }
     return [
         segment("OBX", {1: escape(str(number)), 2: escape(kind), 3: name, 4: escape(sub_id), 5: value, **stated})
-        for number, (kind, name, sub_id, value) in enumerate([study, *texts], start=1)
+        for number, (kind, name, sub_id, value) in enumerate(
+            [*(study if destination.states_study_instance_uid else ()), *texts], start=1
+        )
     ]
+
+
+def _named(concept: CodedConcept, reading: Reading) -> Encoded:
+    told = in_language(concept, reading.language)
+    return components(told.value, told.meaning, told.scheme)
 
 
 def _text(paragraphs: tuple[str, ...]) -> Encoded:

@@ -1,9 +1,13 @@
 """The step `prepare`: one Reading for one destination becomes the exact bytes that will be sent."""
 
+import io
+
+from pydicom import dcmread
+
 from casebook.case import Case
 from casebook.errors import InvalidObject, UnwritableText
 from casebook.outcomes import Held, Prepared
-from casebook.reading import Reading
+from casebook.reading import InstanceReference, Reading
 from casebook.settings import DicomDestination, Settings
 from dicom_node.hl7.structure_check import check_structure
 from dicom_node.results import guards, identity, oru, sr_document
@@ -59,8 +63,19 @@ def prepare(case: Case, settings: Settings) -> Prepared | Held:
 
 
 def _sr(case: Case, reading: Reading, settings: Settings) -> Prepared:
-    predecessor = (case.predecessor_class, case.predecessor_uid) if case.predecessor_uid else None
-    ds = sr_document.build(reading, settings.device, revision=case.revision, predecessor=predecessor)
+    ds = sr_document.build(reading, settings.device, revision=case.revision, predecessor=_predecessor(case))
     content = sr_document.to_bytes(ds)
     guards.check_sr(content, reading, ds.SOPInstanceUID)
     return Prepared(kind="sr", content=content, object_uid=str(ds.SOPInstanceUID), object_class=sr_document.ENHANCED_SR)
+
+
+def _predecessor(case: Case) -> InstanceReference | None:
+    # A destination that took HL7 before has no document that this one could replace.
+    if case.predecessor_class != sr_document.ENHANCED_SR:
+        return None
+    earlier = dcmread(io.BytesIO(case.predecessor_content), specific_tags=["SeriesInstanceUID"])
+    return InstanceReference(
+        series_instance_uid=str(earlier.SeriesInstanceUID),
+        sop_instance_uid=case.predecessor_uid,
+        sop_class_uid=case.predecessor_class,
+    )

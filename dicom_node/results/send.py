@@ -2,16 +2,21 @@
 
 import atexit
 import hashlib
+import io
 import os
 import threading
+
+from pydicom import dcmread
 
 from casebook.case import Case
 from casebook.errors import InvalidObject, UnsafeOutput
 from casebook.outcomes import Delivered, Held
+from casebook.reading import Reading
 from casebook.settings import DicomDestination, Hl7Destination, Settings
 from dicom_node.hl7.mllp import Acknowledgement, MllpClient
-from dicom_node.results import guards, identity, store_scu
+from dicom_node.results import guards, identity, rejection_note, store_scu
 from dicom_node.results.oru import CODECS
+from dicom_node.results.sr_document import to_bytes
 
 
 def send(case: Case, settings: Settings) -> Delivered | Held:
@@ -50,11 +55,27 @@ def send(case: Case, settings: Settings) -> Delivered | Held:
         raise UnsafeOutput("the stored bytes are not those that were frozen")
     if isinstance(destination, DicomDestination) and case.output.kind == "sr":
         guards.check_sr(content, case.reading, case.output.object_uid)
-        return Delivered(acknowledgement=f"0x{store_scu.store(content, destination):04X}")
+        note = _rejection_note(content, case.reading) if destination.rejection_notes else b""
+        status = store_scu.store(content, destination)
+        # The newer draft first: between the two there are two drafts, never none.
+        if note:
+            store_scu.store(note, destination)
+        return Delivered(acknowledgement=f"0x{status:04X}")
     if isinstance(destination, Hl7Destination) and case.output.kind == "oru":
         guards.check_oru(content, case.reading, destination, case.output.object_uid)
         return Delivered(acknowledgement=_exchange(content, case.output.object_uid, destination))
     raise UnsafeOutput("the frozen output is of another kind than its destination takes")
+
+
+def _rejection_note(content: bytes, reading: Reading) -> bytes:
+    """Return the note that withdraws what a frozen draft replaces; empty where it replaces nothing."""
+    document = dcmread(io.BytesIO(content))
+    built = rejection_note.build(document)
+    if built is None:
+        return b""
+    note = to_bytes(built)
+    guards.check_rejection_note(note, document, reading)
+    return note
 
 
 def _exchange(content: bytes, control_id: str, destination: Hl7Destination) -> str:

@@ -21,16 +21,24 @@ from casebook.study import StudyHeader
 from dicom_node.objects.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.results.clean_text import clean_line
 from dicom_node.results.derived_uids import series_instance_uid, sop_instance_uid
-from dicom_node.results.draft_text import compose
-from dicom_node.results.report_codes import dcm, procedure_codes
+from dicom_node.results.draft_text import compose, wording_of
+from dicom_node.results.report_codes import dcm, private_scheme, procedure_codes
 from dicom_node.results.sr_elements import MANUFACTURER, MODEL_NAME, code_item, is_writable, put
 from dicom_node.results.tid2000 import add_content
 from dicom_node.results.timestamps import date_or_empty, fixed_offset, moment
 
 ENHANCED_SR = "1.2.840.10008.5.1.4.1.1.88.22"
-SERIES_DESCRIPTION = "AI DRAFT report - NOT VERIFIED"
+#: The series list of a viewer shows some twenty characters, so the word that counts comes first.
+SERIES_DESCRIPTION = "UNVERIFIED AI draft report"
+#: Of earlier versions: frozen bytes may still have to be sent.
+FORMER_SERIES_DESCRIPTIONS = ("AI DRAFT report - NOT VERIFIED",)
 #: Far behind the series of a modality, so that it stands last in a viewer.
 SERIES_NUMBER = 9901
+#: InstanceNumber counts down from here: OHIF shows the lowest of a series, and the newest draft is the one that counts.
+_FIRST_INSTANCE_NUMBER = 9999
+#: Names the series. It changes when what a series states or how it is ordered does: drafts of both orders in one
+#: series would show the older one.
+_SERIES_KIND = "sr, newest first"
 #: Stands for the SOP Instance UID while the bytes that it is derived from are made.
 _NO_UID = "0"
 
@@ -40,7 +48,7 @@ def build(
     device: DeviceSettings,
     *,
     revision: int,
-    predecessor: tuple[str, str] | None = None,
+    predecessor: InstanceReference | None = None,
 ) -> Dataset:
     """Build the SR of one draft (PS3.3 A.35.2, PS3.16 TID 2000).
 
@@ -51,9 +59,9 @@ def build(
     device
         How the author names itself.
     revision
-        Counts the drafts of the study, from 1; InstanceNumber.
+        Counts the drafts of the study, from 1; InstanceNumber counts down with it.
     predecessor
-        SOP Class UID and SOP Instance UID of the earlier draft at the same destination.
+        The earlier draft at the same destination.
 
     Returns
     -------
@@ -71,12 +79,27 @@ def build(
     _add_series_and_equipment(ds, reading, device)
     _add_document(ds, reading, device, revision=revision, predecessor=predecessor)
     add_content(ds, reading, device, text)
-    put(ds, "SOPClassUID", ENHANCED_SR)
-    ds.file_meta = _file_meta()
+    seal(ds, ENHANCED_SR, reading.sha256)
+    return ds
+
+
+def seal(ds: Dataset, sop_class_uid: str, source: str) -> None:
+    """Give a built object its class, its file meta information and its UID.
+
+    Parameters
+    ----------
+    ds
+        Complete but for these.
+    sop_class_uid
+        What it is.
+    source
+        Names what it was made from: the same source and the same content always get the same UID.
+    """
+    put(ds, "SOPClassUID", sop_class_uid)
+    ds.file_meta = _file_meta(sop_class_uid)
     # The UID names these very bytes: it is derived from the object as it is with a UID that says nothing.
     _name(ds, _NO_UID)
-    _name(ds, sop_instance_uid(reading.sha256, hashlib.sha256(to_bytes(ds)).hexdigest()))
-    return ds
+    _name(ds, sop_instance_uid(source, hashlib.sha256(to_bytes(ds)).hexdigest()))
 
 
 def to_bytes(ds: Dataset) -> bytes:
@@ -91,10 +114,10 @@ def _name(ds: Dataset, uid: str) -> None:
     ds.file_meta.MediaStorageSOPInstanceUID = UID(uid)
 
 
-def _file_meta() -> FileMetaDataset:
+def _file_meta(sop_class_uid: str) -> FileMetaDataset:
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = UID(ENHANCED_SR)
+    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     return meta
@@ -138,7 +161,7 @@ def _add_series_and_equipment(ds: Dataset, reading: Reading, device: DeviceSetti
     put(ds, "Modality", "SR")
     # Every revision lies in the same series, and what a series states has to be equal in all of its instances:
     # hence no SeriesDate and no SeriesTime.
-    put(ds, "SeriesInstanceUID", series_instance_uid(reading.study_instance_uid, "sr"))
+    put(ds, "SeriesInstanceUID", series_instance_uid(reading.study_instance_uid, _SERIES_KIND))
     put(ds, "SeriesNumber", SERIES_NUMBER)
     put(ds, "SeriesDescription", SERIES_DESCRIPTION)
     ds.ReferencedPerformedProcedureStepSequence = []
@@ -156,18 +179,18 @@ def _put_equipment(ds: Dataset, reading: Reading, device: DeviceSettings) -> Non
 
 
 def _add_document(
-    ds: Dataset, reading: Reading, device: DeviceSettings, *, revision: int, predecessor: tuple[str, str] | None
+    ds: Dataset, reading: Reading, device: DeviceSettings, *, revision: int, predecessor: InstanceReference | None
 ) -> None:
     """Say what kind of document this is: made by a machine, partial, preliminary, unverified (PS3.3 C.17.2)."""
     stated = _stated_at(reading, device)
-    put(ds, "InstanceNumber", revision)
+    put(ds, "InstanceNumber", _FIRST_INSTANCE_NUMBER + 1 - revision)
     for kind in ("Content", "InstanceCreation"):
         put(ds, f"{kind}Date", stated.strftime("%Y%m%d"))
         put(ds, f"{kind}Time", stated.strftime("%H%M%S"))
     put(ds, "ContentQualification", reading.provenance.content_qualification)
     put(ds, "PreliminaryFlag", "PRELIMINARY")
     put(ds, "CompletionFlag", "PARTIAL")
-    put(ds, "CompletionFlagDescription", "AI-generated draft, not reviewed by a physician")
+    put(ds, "CompletionFlagDescription", wording_of(reading).not_reviewed)
     put(ds, "VerificationFlag", "UNVERIFIED")
     ds.AuthorObserverSequence = [_author(device)]
     ds.ContributingEquipmentSequence = [_contribution(reading, device, stated)]
@@ -175,14 +198,11 @@ def _add_document(
     if reading.images:
         ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(reading.study_instance_uid, reading.images)]
     if predecessor is not None:
-        sop_class_uid, predecessor_uid = predecessor
-        earlier = InstanceReference(
-            series_instance_uid=ds.SeriesInstanceUID, sop_instance_uid=predecessor_uid, sop_class_uid=sop_class_uid
-        )
-        ds.PredecessorDocumentsSequence = [_evidence(reading.study_instance_uid, [earlier])]
+        ds.PredecessorDocumentsSequence = [_evidence(reading.study_instance_uid, [predecessor])]
     ds.CodingSchemeIdentificationSequence = [
         _coding_scheme("DCM", "1.2.840.10008.2.16.4", "DICOM Controlled Terminology"),
         _coding_scheme("LN", "2.16.840.1.113883.6.1", "LOINC"),
+        _coding_scheme(private_scheme(device.organization), "", "Wetread draft report codes"),
     ]
 
 
@@ -222,7 +242,8 @@ def _contribution(reading: Reading, device: DeviceSettings, stated: dt.datetime)
 def _coding_scheme(designator: str, uid: str, name: str) -> Dataset:
     item = Dataset()
     put(item, "CodingSchemeDesignator", designator)
-    put(item, "CodingSchemeUID", uid)
+    if uid:
+        put(item, "CodingSchemeUID", uid)
     put(item, "CodingSchemeName", name)
     return item
 

@@ -15,6 +15,8 @@ from casebook.logs import get_logger
 from casebook.settings import DicomDestination
 from dicom_node.association_scu import keep_answers
 from dicom_node.objects.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.results.rejection_note import KEY_OBJECT_SELECTION
+from dicom_node.results.sr_document import ENHANCED_SR
 
 _log = get_logger(__name__)
 
@@ -25,6 +27,15 @@ _WARNINGS = frozenset({0x0001, 0x0107, 0x0116})
 _ALREADY_STORED = 0x0111
 #: PS3.7 C.5: processing failure, resource limitation. A7xx of PS3.4 B.2.3 (out of resources) is the usual one.
 _BUSY = frozenset({0x0110, 0x0213})
+
+#: What is missing at an archive that accepts no presentation context, and what to do.
+_REFUSED = {
+    ENHANCED_SR: "Enhanced SR (no presentation context was accepted)",
+    KEY_OBJECT_SELECTION: (
+        "rejection notes (Key Object Selection); the draft itself was delivered. Take rejection_notes out of the "
+        "settings of this destination, then retry"
+    ),
+}
 
 
 def store(content: bytes, destination: DicomDestination) -> int:
@@ -119,7 +130,7 @@ def _associate(destination: DicomDestination, sop_class_uid: str) -> Association
             f"reason {answer.diagnostic}; PS3.8 9.3.4)"
         )
     if answer is not None and not association.accepted_contexts:
-        raise RejectedByPeer("the archive accepts no Enhanced SR (no presentation context was accepted)")
+        raise RejectedByPeer(f"the archive accepts no {_REFUSED.get(sop_class_uid, 'object of this kind')}")
     raise PeerUnavailable("the archive did not answer the association request")
 
 

@@ -101,6 +101,7 @@ class Archive:
 def archive(
     *statuses: int,
     sop_class_uid: str = ENHANCED_SR,
+    further_sop_class_uids: tuple[str, ...] = (),
     transfer_syntaxes: tuple[str, ...] = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2"),
     called_ae_titles: bool = False,
     ends: str = "",
@@ -112,7 +113,9 @@ def archive(
     statuses
         DIMSE statuses, in their order.
     sop_class_uid
-        The only one it accepts.
+        The one it accepts.
+    further_sop_class_uids
+        Others that it accepts.
     transfer_syntaxes
         Those it accepts.
     called_ae_titles
@@ -139,7 +142,8 @@ def archive(
 
     ae = AE(ae_title="SOMEONE" if called_ae_titles else "PACS")
     ae.require_called_aet = called_ae_titles
-    ae.add_supported_context(sop_class_uid, list(transfer_syntaxes))
+    for accepted in (sop_class_uid, *further_sop_class_uids):
+        ae.add_supported_context(accepted, list(transfer_syntaxes))
     handlers: list[Any] = [(evt.EVT_C_STORE, handle), (evt.EVT_REQUESTED, count)]
     server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
     seen = Archive(port=server.socket.getsockname()[1])

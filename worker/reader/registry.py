@@ -92,6 +92,8 @@ class ModelEntry(_Frozen):
     """The licence allows clinical use."""
     content_qualification: str = Field(default="RESEARCH", pattern="^(RESEARCH|PRODUCT|SERVICE)$")
     """ContentQualification (0018,9004) of every draft."""
+    calibrated: bool = False
+    """Its probabilities were compared with how often it is right; a draft shows them only then."""
     languages: tuple[str, ...] = Field(min_length=1)
     """Languages the model was taught: en, zh."""
     modalities: tuple[str, ...] = Field(min_length=1)

@@ -1,9 +1,12 @@
 """From the words of a model to a report: its sections, and what it says about the preset checks."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 
-from casebook.checks import Check
+from casebook.checks import ABSENT, Check
 from casebook.reading import Section, SectionKind
+from casebook.sentences import split_sentences
 
 #: Headings as models write them, in English and Chinese, upper or lower case, with either colon.
 _HEADING = re.compile(
@@ -47,6 +50,39 @@ def ask_report(text: str, check: Check, language: str) -> str | None:
         if any(re.search(expression, text) for expression in expressions)
     ]
     return said[0] if len(said) == 1 else None
+
+
+def order_impression(sections: Sequence[Section], checks: Sequence[Check], language: str) -> tuple[Section, ...]:
+    """Put the most urgent sentence of the impression first, by the checks of the preset; the words stay as they are.
+
+    A sentence that no check knows stays behind the one before it, which it may refer to; what a sentence denies
+    comes after what is there. An impression of which no check knows anything keeps its paragraphs.
+    """
+    return tuple(
+        replace(one, paragraphs=_by_urgency(one.paragraphs, checks, language))
+        if one.kind is SectionKind.IMPRESSION
+        else one
+        for one in sections
+    )
+
+
+def _by_urgency(paragraphs: tuple[str, ...], checks: Sequence[Check], language: str) -> tuple[str, ...]:
+    sentences = [sentence for paragraph in paragraphs for sentence in split_sentences(paragraph)]
+    ranks: list[tuple[int, int]] = []
+    # What stands before everything that is known introduces it.
+    rank = (-1, 0)
+    for sentence in sentences:
+        known = [_rank(check, sentence, language) for check in checks]
+        rank = min((one for one in known if one is not None), default=rank)
+        ranks.append(rank)
+    if not any(known >= 0 for known, _ in ranks):
+        return paragraphs
+    return tuple(sentences[place] for place in sorted(range(len(sentences)), key=ranks.__getitem__))
+
+
+def _rank(check: Check, sentence: str, language: str) -> tuple[int, int] | None:
+    said = ask_report(sentence, check, language)
+    return None if said is None else (int(said in ABSENT), check.urgency)
 
 
 def _paragraphs(text: str) -> list[str]:

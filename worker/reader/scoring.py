@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
-from casebook.checks import Check
+from casebook.checks import ABSENT, Check, CheckKind
 from casebook.reading import CheckAnswer
 from worker.reader.writer import ClosedQuestion, Image, Writer
 
@@ -57,12 +58,55 @@ def judge(check: Check, probability: Sequence[float], language: str) -> CheckAns
     return CheckAnswer(
         check_id=check.id,
         label=check.label,
-        question=check.question[language],
+        question=check.shown_in(language),
         answer_id=answer.id,
-        answer=answer.text[language],
+        answer=answer.shown_in(language),
         # Rounded once, here, so that every output prints and decides by the same number.
         probability=round(probability[place], 4),
         undetermined=round(probability[place], 4) < check.undetermined_below,
         finding_code=check.code,
         answer_code=answer.code,
     )
+
+
+def arrange(checks: Sequence[Check], answers: Sequence[CheckAnswer], *, is_calibrated: bool) -> tuple[CheckAnswer, ...]:
+    """Put the answers of a model into the order and the state in which a draft may say them.
+
+    An answer whose condition (`only_if`) is not met is ruled out; one whose condition is met and that denies the
+    finding all the same contradicts it, and is undetermined.
+
+    Parameters
+    ----------
+    checks
+        The preset, conditions before those that depend on them.
+    answers
+        One per check, in the same order.
+    is_calibrated
+        The probabilities of this model were compared with how often it is right.
+
+    Returns
+    -------
+        The most urgent first; a check follows the one that it depends on.
+    """
+    found: dict[str, CheckAnswer] = {}
+    ranks: dict[str, tuple[int, int]] = {}
+    for place, (check, answer) in enumerate(zip(checks, answers, strict=True)):
+        ranks[check.id] = min((ranks[other] for other in check.only_if), default=(check.urgency, place))
+        is_met = all(_says(found[other], wanted) for other, wanted in check.only_if.items())
+        contradicts = bool(check.only_if) and is_met and answer.answer_id in ABSENT and not _allows_absence(check)
+        found[check.id] = replace(
+            answer,
+            calibrated=is_calibrated,
+            is_ruled_out=not is_met,
+            undetermined=answer.undetermined or contradicts,
+        )
+    return tuple(sorted(found.values(), key=lambda one: ranks[one.check_id]))
+
+
+def _says(answer: CheckAnswer, wanted: str) -> bool:
+    return answer.answer_id == wanted and not answer.undetermined and not answer.is_ruled_out
+
+
+def _allows_absence(check: Check) -> bool:
+    # "Is it new?" may be answered with no; a side, a lobe or a size cannot be none where the finding is.
+    return check.kind is CheckKind.YES_NO or set(check.only_if.values()) <= ABSENT

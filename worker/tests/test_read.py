@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from casebook.checks import CheckPreset
 from casebook.errors import Retryable, SettingsError
 from casebook.outcomes import Drafted, Held, Refused
 from casebook.reading import SectionKind, from_bytes
@@ -57,6 +58,45 @@ def test_a_study_becomes_a_reading_with_its_provenance(hospital: Hospital, setti
     assert from_bytes(reading.to_bytes()) == reading
 
 
+SIDED = CheckPreset(
+    name="chest",
+    version="1",
+    checks=(
+        PRESET.checks[0].model_copy(update={"in_report": {"en": {"yes": ("effusion",)}}, "urgency": 1}),
+        PRESET.checks[0].model_copy(update={"id": "side", "only_if": {"effusion": "yes"}}),
+        PRESET.checks[0].model_copy(update={"id": "mass", "in_report": {"en": {"yes": ("mass",)}}, "urgency": 0}),
+    ),
+)
+
+
+def test_a_draft_is_arranged_as_its_preset_and_its_model_say(hospital: Hospital, settings: Settings) -> None:
+    hospital.send()
+    writer = FakeWriter("FINDINGS: A. IMPRESSION: An effusion. A mass.", ENTRY.model_copy(update={"calibrated": True}))
+
+    outcome = read_with(writer, hospital.case(), SIDED, settings, now=NOW)
+
+    assert isinstance(outcome, Drafted)
+    assert outcome.reading.sections[1].paragraphs == ("A mass.", "An effusion.")
+    answers = outcome.reading.answers
+    assert [(one.check_id, one.is_ruled_out) for one in answers] == [
+        ("mass", False),
+        ("effusion", False),
+        ("side", True),
+    ]
+    assert all(one.calibrated for one in answers)
+
+
+def test_the_probabilities_of_a_model_whose_entry_says_nothing_are_not_calibrated(
+    hospital: Hospital, settings: Settings
+) -> None:
+    hospital.send()
+
+    outcome = read_with(FakeWriter(), hospital.case(), PRESET, settings, now=NOW)
+
+    assert isinstance(outcome, Drafted)
+    assert not any(one.calibrated for one in outcome.reading.answers)
+
+
 def test_the_same_study_gives_the_same_bytes(hospital: Hospital, settings: Settings) -> None:
     hospital.send()
 
@@ -82,7 +122,7 @@ def test_a_corrupt_image_among_good_ones_is_noted_and_stops_nothing(hospital: Ho
     [
         ("en", ("9.1",), "1 image of the study was left out: rejected, or by decision of a person."),
         ("en", ("9.1", "9.2"), "2 images of the study were left out: rejected, or by decision of a person."),
-        ("zh", ("9.1", "9.2"), "本检查有 2 幅图像因人工决定或拒绝通知而未纳入。"),
+        ("zh", ("9.1", "9.2"), "本检查有 2 幅图像经人工排除或已被标记为废弃，未纳入。"),
     ],
 )
 def test_a_draft_says_how_many_images_were_left_out(

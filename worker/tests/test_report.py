@@ -2,10 +2,11 @@
 
 import pytest
 
-from casebook.checks import Check
+from casebook.checks import Check, load_checks
 from casebook.errors import ModelRefused
 from casebook.reading import SectionKind
-from worker.reader.report import ask_report, split_report
+from casebook.settings import SHIPPED_CONFIG_DIRECTORY
+from worker.reader.report import ask_report, order_impression, split_report
 from worker.reader.writer import Draft, refuse_unusable
 
 
@@ -98,3 +99,38 @@ def test_a_draft_that_nobody_should_see_is_refused(text: str, ended: bool, langu
 def test_an_ordinary_draft_is_accepted() -> None:
     refuse_unusable(Draft(text="No effusion. No pneumothorax. No nodule.", token_logprobs=(), ended=True), "en")
     refuse_unusable(Draft(text="检查所见：心影正常。", token_logprobs=(), ended=True), "zh")
+
+
+PRESET = load_checks(SHIPPED_CONFIG_DIRECTORY / "checks" / "chest_xray.yaml")
+
+
+@pytest.mark.parametrize(
+    ("language", "written", "ordered"),
+    [
+        (
+            "en",
+            "Cardiomegaly. Right pneumothorax. Right lung nodule.",
+            ("Right pneumothorax.", "Right lung nodule.", "Cardiomegaly."),
+        ),
+        ("zh", "心影增大。右侧胸腔积液。左侧气胸。", ("左侧气胸。", "右侧胸腔积液。", "心影增大。")),
+        # What no check knows may refer to the sentence before it.
+        (
+            "en",
+            "Cardiomegaly. It is new. Left pneumothorax. Please review at once.",
+            ("Left pneumothorax.", "Please review at once.", "Cardiomegaly.", "It is new."),
+        ),
+        ("en", "Compared with 2024. Cardiomegaly.", ("Compared with 2024.", "Cardiomegaly.")),
+        # What is denied comes after what is there.
+        ("en", "No pneumothorax. Left pleural effusion.", ("Left pleural effusion.", "No pneumothorax.")),
+        ("en", "No acute abnormality. Clear lungs.", ("No acute abnormality. Clear lungs.",)),
+    ],
+)
+def test_the_most_urgent_sentence_of_an_impression_comes_first(
+    language: str, written: str, ordered: tuple[str, ...]
+) -> None:
+    report = split_report(f"FINDINGS: Heart large. Left pneumothorax. IMPRESSION: {written}")
+
+    found = {one.kind: one.paragraphs for one in order_impression(report, PRESET.checks, language)}
+
+    assert found[SectionKind.IMPRESSION] == ordered
+    assert found[SectionKind.FINDINGS] == ("Heart large. Left pneumothorax.",)

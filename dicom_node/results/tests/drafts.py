@@ -19,6 +19,7 @@ from casebook.study import (
     StudyHeader,
     StudyState,
 )
+from dicom_node.results.derived_uids import series_instance_uid
 
 STUDY_UID = "1.2.826.0.1.3680043.8.498.7"
 DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
@@ -76,6 +77,15 @@ def image(number: int = 1) -> InstanceReference:
     )
 
 
+def earlier(uid: str = "2.25.77") -> InstanceReference:
+    """Return the reference to an earlier draft of the study."""
+    return InstanceReference(
+        series_instance_uid=series_instance_uid(STUDY_UID, "sr, newest first"),
+        sop_instance_uid=uid,
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.88.22",
+    )
+
+
 def sections(findings: tuple[str, ...], impression: tuple[str, ...] = ()) -> tuple[Section, ...]:
     """Return the sections of a draft."""
     return (
@@ -84,16 +94,19 @@ def sections(findings: tuple[str, ...], impression: tuple[str, ...] = ()) -> tup
     )
 
 
-def answer(question: str, text: str, probability: float, *, undetermined: bool = False) -> CheckAnswer:
+def answer(question: str, text: str, probability: float, *, undetermined: bool = False, **changes: Any) -> CheckAnswer:
     """Return the answer to one check."""
-    return CheckAnswer(
-        check_id="pneumothorax",
-        label="Pneumothorax",
-        question=question,
-        answer_id="no",
-        answer=text,
-        probability=probability,
-        undetermined=undetermined,
+    return replace(
+        CheckAnswer(
+            check_id="pneumothorax",
+            label="Pneumothorax",
+            question=question,
+            answer_id="no",
+            answer=text,
+            probability=probability,
+            undetermined=undetermined,
+        ),
+        **changes,
     )
 
 

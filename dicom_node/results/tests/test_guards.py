@@ -42,7 +42,7 @@ SR_LIES: dict[str, tuple[Callable[[Dataset], object], type[WetreadError]]] = {
     "not_research": (lambda ds: setattr(ds, "ContentQualification", "PRODUCT"), UnsafeOutput),
     "wrong_title": (lambda ds: setattr(ds.ConceptNameCodeSequence[0], "CodeValue", "99999-9"), UnsafeOutput),
     "no_disclaimer": (lambda ds: setattr(summary(ds), "ContentSequence", []), UnsafeOutput),
-    "disclaimer_later": (lambda ds: ds.ContentSequence.append(ds.ContentSequence.pop(8)), UnsafeOutput),
+    "disclaimer_later": (lambda ds: ds.ContentSequence.append(ds.ContentSequence.pop(4)), UnsafeOutput),
     "other_disclaimer": (
         lambda ds: setattr(summary(ds).ContentSequence[0], "TextValue", "Reviewed by a physician."),
         UnsafeOutput,
@@ -76,6 +76,16 @@ def test_an_sr_that_lies_is_refused(name: str) -> None:
 
     assert "P000" not in str(raised.value)
     assert "Wang" not in str(raised.value)
+
+
+def test_what_an_earlier_version_froze_is_still_a_draft() -> None:
+    said = drafts.reading("zh-CN")
+    ds = build(said, DeviceSettings(), revision=1)
+    ds.SeriesDescription = "AI DRAFT report - NOT VERIFIED"
+    first = summary(ds).ContentSequence[0]
+    first.TextValue = first.TextValue.replace("AI 报告草稿，未经医师审核。", "人工智能草稿，未经审核。")
+
+    guards.check_sr(to_bytes(ds), said, str(ds.SOPInstanceUID))
 
 
 @pytest.mark.parametrize("content", [b"", b"not DICOM", b"\0" * 128 + b"DICM"])
@@ -120,6 +130,22 @@ def test_an_oru_that_lies_is_refused(name: str) -> None:
 
     with pytest.raises(error):
         guards.check_oru(MESSAGE.replace(old, new), SAID, RIS, CONTROL_ID)
+
+
+def test_a_message_whose_destination_wants_the_study_has_to_name_it_first() -> None:
+    without, control_id = oru.build(
+        SAID, RIS.model_copy(update={"states_study_instance_uid": False}), DeviceSettings(), revision=1
+    )
+
+    with pytest.raises(IdentityConflict):
+        guards.check_oru(without, SAID, RIS, control_id)
+
+
+def test_a_study_that_need_not_be_named_is_not_another_one() -> None:
+    nameless = RIS.model_copy(update={"states_study_instance_uid": False})
+
+    with pytest.raises(IdentityConflict):
+        guards.check_oru(MESSAGE.replace(drafts.STUDY_UID.encode(), b"1.2.3"), SAID, nameless, CONTROL_ID)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xfe", b"MSH|^~\\&|\r"])

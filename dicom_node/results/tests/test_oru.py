@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casebook.reading import Reading
+from casebook.sentences import split_sentences
 from casebook.settings import DeviceSettings, Hl7Destination, Settings
 from casebook.study import CodedConcept, PatientIdentity, StudyHeader
 from dicom_node.hl7.er7 import escape, parse, unescape
@@ -67,14 +68,39 @@ def test_an_english_message_is_this() -> None:
         f"OBX|4|TX|19005-8^Radiology Impression^LN|2|No acute abnormality.{stated}",
         (
             "OBX|5|TX|AICHK^AI preset checks^99WETREAD|3|"
-            f"Is there a pneumothorax? No (97 %)\\.br\\Is there a pleural effusion? undetermined{stated}"
+            f"Is there a pleural effusion? undetermined\\.br\\Is there a pneumothorax? No{stated}"
         ),
         (
             "OBX|6|TX|AIBASIS^AI draft basis^99WETREAD|4|"
-            f"Based on 1 of 1 images (no further image arrived), model phantom-cxr version 1.0.{stated}"
+            f"Based on the only image (no further image arrived), model phantom-cxr version 1.0.{stated}"
         ),
         "",
     ]
+
+
+def test_a_chinese_message_is_read_in_chinese() -> None:
+    message = parse(built(drafts.reading("zh-CN", header=drafts.header(procedure_codes=()))))
+
+    names = [one.field(3) for one in message if one.name == "OBX"]
+    assert names == [
+        "113014^DICOM 检查^DCM",
+        "DISC^AI 声明^99WETREAD",
+        "59776-5^影像所见^LN",
+        "19005-8^影像诊断^LN",
+        "AICHK^AI 预设问题^99WETREAD",
+        "AIBASIS^说明^99WETREAD",
+    ]
+    assert {one.field(17) for one in message if one.name == "OBX"} == {"AI^机器生成，未经医师审核^99WETREAD"}
+    assert message[4].field(4) == "18782-3^X线检查报告^LN"
+
+
+def test_a_ris_that_prints_the_study_instance_uid_need_not_get_it() -> None:
+    text = built(drafts.reading(), states_study_instance_uid=False)
+
+    observations = [one for one in parse(text) if one.name == "OBX"]
+    assert [one.field(1) for one in observations] == ["1", "2", "3", "4", "5"]
+    assert observations[0].field(3).startswith("DISC^")
+    assert drafts.STUDY_UID not in text
 
 
 VARIANTS = list(
@@ -118,7 +144,11 @@ def test_every_variant_is_valid_and_read_alike_by_another_library(
 
     message = hl7.parse(text)
     found = {str(one[3][0][0]): hl7.Message.unescape(message, str(one[5])) for one in message.segments("OBX")}
-    paragraphs = {str(one.kind): "\r".join(one.paragraphs) for one in said.sections if one.paragraphs}
+    paragraphs = {
+        str(one.kind): "\r".join(split_sentences("\n\n".join(one.paragraphs)))
+        for one in said.sections
+        if one.paragraphs
+    }
     assert found.get("59776-5", "") == paragraphs.get("findings", "")
     assert found.get("19005-8", "") == paragraphs.get("impression", "")
     assert ("AICHK" in found) == bool(said.answers)
@@ -142,7 +172,10 @@ def test_hostile_text_stays_inside_its_field(name: str) -> None:
     assert [one.name for one in parse(text)] == [one.name for one in parse(plain)]
     findings = message.segments("OBX")[2]
     assert len(findings) == len(hl7.parse(plain).segments("OBX")[2])
-    assert hl7.Message.unescape(message, str(findings[5])).replace("\r", "\n") == f"{expected}\nnext"
+    assert hl7.Message.unescape(message, str(findings[5])).split("\r") == [
+        *"\n".join(split_sentences(expected)).split("\n"),
+        "next",
+    ]
 
 
 @pytest.mark.parametrize("name", CORPUS)
@@ -254,5 +287,7 @@ def test_no_text_at_all_leaves_its_field(paragraphs: list[str]) -> None:
     findings = [one for one in parse(text) if one.field(3).startswith("59776-5")]
     written = [one for one in map(clean, paragraphs) if one]
     assert text.count("\r") == len(parse(text)) == 10 + bool(written)
-    assert [unescape(one.field(5)) for one in findings] == (["\n".join(written)] if written else [])
+    assert [unescape(one.field(5)) for one in findings] == (
+        ["\n".join(sentence for one in written for sentence in split_sentences(one))] if written else []
+    )
     assert all(len(one.fields) == 19 for one in findings)
