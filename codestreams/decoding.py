@@ -23,6 +23,12 @@ _TRANSFER_SYNTAXES = frozenset(
 )
 #: Bytes that no encoder writes at the end of a scan: whether they change the picture tells whether it was complete.
 _PROBE = bytes(np.random.default_rng(1).integers(1, 255, 96, dtype=np.uint8))
+#: What changes bytes into others.
+_OTHERS = bytes((0x15, 0x2A, 0x55, 0x33, 0x0F, 0x5A, 0x3C, 0x71))
+#: Bytes behind the picture that a careless encoder may leave at the end of a scan.
+_LEFT_OVER = 16
+#: Segments under so many bytes are not tried: too little of them is picture.
+_SHORT_SEGMENT = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +195,29 @@ def refuse_incomplete_scans(found: Structure, decoded: NDArray[Any]) -> None:
         raise UnreadablePixels(StreamFault.TRUNCATED)
 
 
+def refuse_left_over_bytes(found: Structure, decoded: NDArray[Any]) -> None:
+    """Refuse a JPEG whose last scan goes on behind the picture: somewhere before, the decoder lost its place.
+
+    Raises
+    ------
+    UnreadablePixels
+        When other bytes shortly before the end of the scan do not change the picture.
+    """
+    scan = found.scans[-1]
+    bounds = (scan.start, *scan.segment_ends)
+    end = bounds[-1]
+    if end - bounds[-2:][0] < _SHORT_SEGMENT:
+        return
+    place = end - _LEFT_OVER - len(_OTHERS)
+    # A byte after FF is stuffed and has to stay; none of the others becomes FF, which would begin a marker.
+    while found.stream[place - 1] == 0xFF:
+        place -= 1
+    changed = bytes((one ^ other) & 0x7F for one, other in zip(found.stream[place:], _OTHERS, strict=False))
+    stream = found.stream[:place] + changed + found.stream[place + len(changed) :]
+    if np.array_equal(decoded, _decode_jpeg_stream(stream, found.samples_per_pixel)):
+        raise UnreadablePixels(StreamFault.DAMAGED)
+
+
 def fit(raw: NDArray[Any], found: Structure, described: Description) -> NDArray[Any]:
     """Turn what a stream holds into what the header describes.
 
@@ -219,6 +248,7 @@ def fit(raw: NDArray[Any], found: Structure, described: Description) -> NDArray[
 def _decode_jpeg(found: Structure) -> NDArray[Any]:
     decoded = _decode_jpeg_stream(found.stream, found.samples_per_pixel)
     refuse_incomplete_scans(found, decoded)
+    refuse_left_over_bytes(found, decoded)
     return decoded
 
 

@@ -56,9 +56,7 @@ def describe(header: Header) -> Description:
     return Description(
         rows=int(header.get("Rows")),
         columns=int(header.get("Columns")),
-        samples_per_pixel=int(
-            header.get("SamplesPerPixel") or (1 if photometric_interpretation(header) in _GREY else 3)
-        ),
+        samples_per_pixel=int(header.get("SamplesPerPixel") or samples),
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=stored - 1 if high_bit is None else int(high_bit),

@@ -24,6 +24,8 @@ class Kind(StrEnum):
 class Scan:
     """One scan of a JPEG (ISO/IEC 10918-1 B.2.3)."""
 
+    #: Where its first entropy-coded segment begins.
+    start: int
     #: Where its entropy-coded segments end.
     segment_ends: tuple[int, ...]
     #: Numbers of its restart markers, 0 to 7, in the order found.
@@ -178,7 +180,7 @@ def _read_scan(
     if not is_jpeg_ls and frame.rows:
         units = _units(frame, list(body[1 : 1 + 2 * body[0] : 2]))
         expected = -(-units // restart_interval) - 1 if restart_interval else 0
-    return Scan(segment_ends=tuple(ends), restarts=tuple(restarts), expected_restarts=expected), end
+    return Scan(start=position, segment_ends=tuple(ends), restarts=tuple(restarts), expected_restarts=expected), end
 
 
 def _units(frame: _FrameHeader, scan: list[int]) -> int:

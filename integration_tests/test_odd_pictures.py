@@ -644,6 +644,7 @@ OFF: dict[tuple[Any, str], Callable[..., Any]] = {
             "refuse_missing_restarts",
             "refuse_missing_tiles",
             "refuse_incomplete_scans",
+            "refuse_left_over_bytes",
             "refuse_another_depth",
             "refuse_another_sign",
             "refuse_values_out_of_range",

@@ -259,6 +259,17 @@ def test_a_jpeg_with_a_cut_interval_is_refused(at: int) -> None:
     assert fault(replace(one, stream=head + b"".join(parts))) == StreamFault.TRUNCATED
 
 
+@pytest.mark.parametrize("name", ["baseline", "extended, 12 bits", "lossless, 8 bits", "lossless, 12 bits"])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_jpeg_whose_scan_goes_on_behind_the_picture_is_refused(name: str, seed: int) -> None:
+    one = sample(name, seed=seed)
+    longer = one.stream[:-2] + one.stream[-300:-50].replace(b"\xff", b"\x7f") + EOI
+    a_little_longer = one.stream[:-2] + b"\x55" * 8 + EOI
+
+    assert fault(replace(one, stream=longer)) == StreamFault.DAMAGED
+    assert np.array_equal(decoded(replace(one, stream=a_little_longer)), decoded(one))
+
+
 @pytest.mark.parametrize("kept", [1, 3, 5])
 def test_a_jpeg_2000_without_all_its_tiles_is_refused(kept: int) -> None:
     one = sample("JPEG 2000, tiles")
@@ -348,6 +359,11 @@ def _without_a_tile() -> Sample:
     return one.cut(starts[3], EOI)
 
 
+def _longer(name: str) -> Sample:
+    one = sample(name)
+    return replace(one, stream=one.stream[:-2] + b"\x55" * 300 + EOI)
+
+
 def _cut(name: str, end: bytes) -> Sample:
     one = sample(name)
     return one.cut(len(one.stream) * 2 // 3, end)
@@ -358,6 +374,7 @@ def _cut(name: str, end: bytes) -> Sample:
     [
         ("refuse_without_end", lambda: _cut("lossless, 12 bits", b"")),
         ("refuse_incomplete_scans", lambda: _cut("lossless, 12 bits", EOI)),
+        ("refuse_left_over_bytes", lambda: _longer("lossless, 12 bits")),
         ("refuse_missing_restarts", _out_of_turn),
         ("refuse_missing_tiles", _without_a_tile),
         ("refuse_another_depth", _recoded_to_bytes),
