@@ -39,8 +39,8 @@ def test_a_study_becomes_a_reading_with_its_provenance(hospital: Hospital, setti
     reading = outcome.reading
     assert (reading.study_instance_uid, reading.generation, reading.language) == ("2.25.3", 2, "en")
     assert [(one.sop_instance_uid, one.role, one.frame_numbers) for one in reading.images] == [
-        ("2.25.1.2", "frontal, PA", ()),
-        ("2.25.1.1", "lateral", ()),
+        ("2.25.1.2", "frontal, PA, by ViewPosition", ()),
+        ("2.25.1.1", "lateral, by ViewPosition", ()),
     ]
     assert [(one.kind, one.paragraphs) for one in reading.sections] == [
         (SectionKind.FINDINGS, ("A.",)),

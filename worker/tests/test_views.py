@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from casebook.errors import UnreadablePixels
+from worker.reader.projection import NOTHING_STATED, Projection, Stated
 from worker.reader.registry import ImageEntry
-from worker.reader.views import Candidate, Choice, Projection, choose, describe, evenly_spaced
+from worker.reader.views import Candidate, Choice, choose, describe, evenly_spaced
 from worker.tests.pictures import BASIC_TEXT_SR_STORAGE, CT_IMAGE_STORAGE, picture, ramp, write
 
 CR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.1"
@@ -18,6 +19,12 @@ def takes(max_images: int, **windows: tuple[str, ...]) -> ImageEntry:
     return ImageEntry(size=112, mean=(0.5, 0.5, 0.5), std=(0.3, 0.3, 0.3), max_images=max_images, windows=windows)
 
 
+def stated(projection: Projection) -> Stated:
+    if projection is Projection.UNSTATED:
+        return NOTHING_STATED
+    return Stated(projection=projection, reason=f"{projection.value}, by ViewPosition")
+
+
 def film(number: int, projection: Projection, **changes: Any) -> Candidate:
     content: dict[str, Any] = {
         "path": Path("film"),
@@ -25,15 +32,16 @@ def film(number: int, projection: Projection, **changes: Any) -> Candidate:
         "sop_instance_uid": f"2.25.{number}",
         "series_instance_uid": "2.25.900",
         "modality": "CR",
-        "projection": projection,
+        "stated": stated(projection),
         "instance_number": number,
     }
     return Candidate(**(content | changes))
 
 
 def axial(number: int, **changes: Any) -> Candidate:
-    content = {"modality": "CT", "sop_class_uid": CT_IMAGE_STORAGE, "position_mm": number * 5.0}
-    return film(number, Projection.UNKNOWN, **(content | changes))
+    content: dict[str, Any] = {"modality": "CT", "sop_class_uid": CT_IMAGE_STORAGE, "position_mm": number * 5.0}
+    content |= {"has_place": True, "is_in_hounsfield_units": True}
+    return film(number, Projection.UNSTATED, **(content | changes))
 
 
 def seen(choice: Choice) -> list[str]:
@@ -49,17 +57,17 @@ def test_the_frontal_view_comes_before_the_lateral_one() -> None:
 
 
 def test_a_film_without_a_view_position_is_taken_as_frontal_and_says_so() -> None:
-    choice = choose([film(1, Projection.UNKNOWN), film(2, Projection.LATERAL)], takes(1))
+    choice = choose([film(1, Projection.UNSTATED), film(2, Projection.LATERAL)], takes(1))
 
     assert seen(choice) == ["2.25.1"]
-    assert choice.views[0].reason == "no view position, taken as frontal"
+    assert choice.views[0].reason == "no projection stated, taken as frontal"
 
 
 def test_every_object_is_either_seen_or_skipped_with_a_reason() -> None:
     films = [
         film(1, Projection.POSTERO_ANTERIOR),
         film(2, Projection.POSTERO_ANTERIOR),
-        film(3, Projection.UNKNOWN, sop_class_uid=BASIC_TEXT_SR_STORAGE, modality="SR"),
+        film(3, Projection.UNSTATED, sop_class_uid=BASIC_TEXT_SR_STORAGE, modality="SR"),
     ]
 
     choice = choose(films, takes(1))
@@ -73,7 +81,7 @@ def test_every_object_is_either_seen_or_skipped_with_a_reason() -> None:
 def test_raw_detector_data_is_left_out_only_beside_its_picture() -> None:
     raw = film(1, Projection.POSTERO_ANTERIOR, sop_class_uid=DX_FOR_PROCESSING)
 
-    assert seen(choose([raw, film(2, Projection.UNKNOWN)], takes(1))) == ["2.25.2"]
+    assert seen(choose([raw, film(2, Projection.UNSTATED)], takes(1))) == ["2.25.2"]
     assert seen(choose([raw], takes(1))) == ["2.25.1"]
 
 
@@ -99,7 +107,7 @@ def test_each_slice_is_shown_in_each_named_window() -> None:
 
 def test_the_longest_series_is_shown_and_localizers_never() -> None:
     slices = [
-        *(axial(number, is_localizer=True, series_instance_uid="2.25.800") for number in range(20, 30)),
+        *(axial(number, no_patient="a localizer", series_instance_uid="2.25.800") for number in range(20, 30)),
         *(axial(number, series_instance_uid="2.25.801") for number in range(3)),
         *(axial(number, series_instance_uid="2.25.802") for number in range(10, 14)),
     ]
@@ -137,9 +145,9 @@ def test_evenly_spaced_places_are_different_and_inside(count: int, wanted: int) 
         ({"ViewPosition": "LATERAL"}, Projection.LATERAL),
         ({"SeriesDescription": "Chest LAT"}, Projection.LATERAL),
         ({"SeriesDescription": "胸部侧位", "SpecificCharacterSet": "ISO_IR 192"}, Projection.LATERAL),
-        ({"SeriesDescription": "Bilateral hands"}, Projection.UNKNOWN),
+        ({"SeriesDescription": "Bilateral hands"}, Projection.UNSTATED),
         ({"ViewPosition": "PA", "SeriesDescription": "PA and LAT"}, Projection.POSTERO_ANTERIOR),
-        ({}, Projection.UNKNOWN),
+        ({}, Projection.UNSTATED),
     ],
 )
 def test_the_projection_is_read_from_the_header(
@@ -147,7 +155,7 @@ def test_the_projection_is_read_from_the_header(
 ) -> None:
     path = write(picture(ramp(), **attributes), tmp_path / "film.dcm")
 
-    assert describe(path).projection is projection
+    assert describe(path).stated.projection is projection
 
 
 def test_the_place_of_a_slice_is_measured_along_its_normal(tmp_path: Path) -> None:
