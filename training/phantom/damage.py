@@ -137,7 +137,8 @@ def _window_off(film: Film, rng: np.random.Generator) -> Picture:
     center = film.center + film.width * float(rng.uniform(-1.5, 1.5))
     width = film.width * float(np.exp(rng.uniform(-2.5, 2.5)))
     shown = np.clip((film.stored - (center - 0.5)) / max(width - 1, 1) + 0.5, 0, 1)
-    return (1 - shown if film.is_inverted else shown).astype(np.float32)
+    seen: Picture = (1 - shown if film.is_inverted else shown).astype(np.float32)
+    return seen
 
 
 def _wrong_palette(film: Film, rng: np.random.Generator) -> Picture:
