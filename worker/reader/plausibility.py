@@ -26,7 +26,7 @@ _LONGEST = 420
 #: Rows and columns of the grid on which the coarse picture is compared.
 GRID = 16
 #: Shorter sides than this are too short to measure anything.
-_SHORTEST = 64
+_SHORTEST = 40
 #: Two neighbouring rows that differ less than this in every pixel stand still.
 _STILL = 1e-4
 #: Rows and columns at the borders, as a share, in which an edge across the film is a collimator's.

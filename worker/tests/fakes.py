@@ -99,9 +99,9 @@ class Hospital:
         self._index(dataset, path, header)
         return path
 
-    def send_report(self) -> None:
+    def send_report(self, **attributes: Any) -> None:
         number = len(self.instances) + 1
-        dataset = picture(ramp(), number, SOPClassUID=BASIC_TEXT_SR_STORAGE, Modality="SR")
+        dataset = picture(ramp(), number, SOPClassUID=BASIC_TEXT_SR_STORAGE, Modality="SR", **attributes)
         del dataset.PixelData
         self._index(dataset, write(dataset, self.directory / f"{number}.dcm"), HEADER)
 

@@ -46,7 +46,7 @@ def test_grey_that_is_stored_as_colour_is_grey(film: NDArray[np.float32]) -> Non
         ("inverted", "it is not arranged like a film of this kind"),
         ("upside down", "it looks like a film upside down"),
         ("ends early", "too many rows are alike, as where an image ends early"),
-        ("rolled", "an edge runs across it, as where rows are missing or shifted"),
+        ("shifted", "an edge runs across it, as where rows are missing or shifted"),
         ("noisy", "it has too much noise"),
     ],
 )
@@ -56,14 +56,14 @@ def test_a_wrong_picture_is_named_in_words(name: str, reason: str, film: NDArray
     ended[240:] = ended[239]
     wrong = {
         "in colour": np.stack([film, film[::-1], film], axis=-1),
-        "tiny": film[:40, :40],
+        "tiny": film[:30, :30],
         "white noise": rng.random(film.shape, dtype=np.float32),
         "two shades": np.round(film),
         "dark": film / 16,
         "inverted": 1 - film,
         "upside down": film[::-1],
         "ends early": ended,
-        "rolled": np.roll(film, 100, axis=0),
+        "shifted": np.concatenate([film[:160], np.roll(film[160:], 120, axis=0)]),
         "noisy": np.clip(film + rng.normal(0, 0.1, film.shape).astype(np.float32), 0, 1),
     }
 

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pydicom.dataset import Dataset
 
 from casebook.errors import UnreadablePixels
 from worker.reader.projection import NOTHING_STATED, Projection, Stated
-from worker.reader.registry import ImageEntry
-from worker.reader.views import Candidate, Choice, choose, describe, evenly_spaced
+from worker.reader.registry import Captures, ImageEntry, Unstated
+from worker.reader.views import Candidate, Choice, Why, choose, describe, evenly_spaced
 from worker.tests.pictures import BASIC_TEXT_SR_STORAGE, CT_IMAGE_STORAGE, picture, ramp, write
 
 CR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.1"
@@ -61,6 +63,96 @@ def test_a_film_without_a_view_position_is_taken_as_frontal_and_says_so() -> Non
 
     assert seen(choice) == ["2.25.1"]
     assert choice.views[0].reason == "no projection stated, taken as frontal"
+
+
+def test_a_film_that_states_nothing_is_not_read_beside_one_that_is_frontal() -> None:
+    choice = choose([film(1, Projection.UNSTATED), film(2, Projection.POSTERO_ANTERIOR)], takes(2))
+
+    assert seen(choice) == ["2.25.2"]
+    assert [one.reason for one in choice.skipped] == ["no projection stated, beside a film that states it is frontal"]
+
+
+def test_an_entry_may_refuse_films_that_state_nothing() -> None:
+    strict = takes(1).model_copy(update={"unstated_projection": Unstated.REFUSE})
+
+    choice = choose([film(1, Projection.UNSTATED)], strict)
+
+    assert seen(choice) == []
+    assert [(one.reason, one.why) for one in choice.skipped] == [("no projection stated", Why.OTHER_PROJECTION)]
+
+
+@pytest.mark.parametrize(
+    "projection",
+    [Projection.UNKNOWN, Projection.OBLIQUE, Projection.AXIAL, Projection.DECUBITUS, Projection.LATERAL],
+)
+def test_what_is_not_frontal_never_leads(projection: Projection) -> None:
+    assert seen(choose([film(1, projection)], takes(2))) == []
+
+
+def test_a_projection_an_entry_names_is_read() -> None:
+    tilted = takes(1).model_copy(update={"projections": (Projection.POSTERO_ANTERIOR, Projection.AXIAL)})
+    sideways = takes(1).model_copy(update={"projections": (Projection.LATERAL,)})
+    films = [film(1, Projection.LATERAL), film(2, Projection.AXIAL)]
+
+    assert seen(choose(films, tilted)) == ["2.25.2"]
+    assert seen(choose(films, sideways)) == ["2.25.1"]
+
+
+def test_an_entry_cannot_name_what_is_not_known() -> None:
+    with pytest.raises(ValueError, match="projections are"):
+        ImageEntry(size=1, mean=(0, 0, 0), std=(1, 1, 1), projections=(Projection.UNKNOWN,))
+
+
+def test_reformats_and_pages_never_beat_slices() -> None:
+    objects = [
+        *(axial(number, series_instance_uid="2.25.801") for number in range(5)),
+        *(axial(number, series_instance_uid="2.25.802", derived="a reformat") for number in range(10, 20)),
+        *(axial(number, series_instance_uid="2.25.803", has_place=False) for number in range(20, 40)),
+        *(axial(number, series_instance_uid="2.25.804", no_patient="a page of text") for number in range(40, 60)),
+    ]
+
+    choice = choose(objects, takes(8))
+
+    assert {view.series_instance_uid for view in choice.views} == {"2.25.801"}
+    assert {one.reason for one in choice.skipped} == {
+        "a reformat",
+        "a page of text",
+        "no slice with a place in the patient, beside such ones",
+    }
+
+
+def test_reformats_alone_are_shown() -> None:
+    assert len(seen(choose([axial(number, derived="a reformat") for number in range(3)], takes(8)))) == 3
+
+
+def test_named_windows_are_for_hounsfield_units_alone() -> None:
+    slices = [axial(number, is_in_hounsfield_units=False) for number in range(4)]
+
+    assert {view.window for view in choose(slices, takes(4, CT=("lung", "soft_tissue"))).views} == {"own"}
+
+
+def test_frames_that_show_no_slice_are_passed_over() -> None:
+    choice = choose([axial(1, frame_count=4, unwanted_frames=frozenset({0, 1}))], takes(4))
+
+    assert [view.frame_number for view in choice.views] == [3, 4]
+
+
+def test_an_image_of_localizer_frames_alone_is_no_picture(tmp_path: Path) -> None:
+    kind = Dataset()
+    kind.FrameType = ["ORIGINAL", "PRIMARY", "LOCALIZER", "NONE"]
+    group = Dataset()
+    group.CTImageFrameTypeSequence = [kind]
+    dataset = picture(np.stack([ramp()] * 2), Modality="CT", PerFrameFunctionalGroupsSequence=[group, group])
+
+    assert "localizer" in describe(write(dataset, tmp_path / "enhanced.dcm")).no_patient
+
+
+def test_a_digitised_film_is_described_by_the_rule_of_the_entry(tmp_path: Path) -> None:
+    path = write(picture(ramp(), SOPClassUID="1.2.840.10008.5.1.4.1.1.7", ConversionType="DF"), tmp_path / "film.dcm")
+    open_minded = takes(1).model_copy(update={"secondary_captures": Captures.FILMS})
+
+    assert describe(path, image=takes(1)).no_patient == "a secondary capture"
+    assert describe(path, image=open_minded).no_patient == ""
 
 
 def test_every_object_is_either_seen_or_skipped_with_a_reason() -> None:
