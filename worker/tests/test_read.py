@@ -239,7 +239,7 @@ def test_a_picture_that_looks_wrong_is_put_aside_and_the_draft_says_so(
     hospital: Hospital, settings: Settings, language: str, note: str
 ) -> None:
     film = film_of_statistics()
-    shown = {"WindowCenter": 32768, "WindowWidth": 65536}
+    shown: dict[str, Any] = {"WindowCenter": 32768, "WindowWidth": 65536}
     hospital.send(65535 - film, **shown)
     hospital.send(film, ViewPosition="AP", **shown)
     text = "FINDINGS: A. IMPRESSION: B." if language == "en" else "所见：肺野清晰。印象：未见异常。"
