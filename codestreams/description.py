@@ -53,6 +53,7 @@ def describe(header: Header) -> Description:
     allocated = int(header.get("BitsAllocated"))
     stored = int(header.get("BitsStored") or allocated)
     high_bit = header.get("HighBit")
+    samples = 1 if photometric_interpretation(header) in _GREY else 3
     return Description(
         rows=int(header.get("Rows")),
         columns=int(header.get("Columns")),

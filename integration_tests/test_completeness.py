@@ -36,7 +36,7 @@ from integration_tests import foreign
 from integration_tests.listener_process import AE_TITLE, listener, wait_for_rows
 from integration_tests.settings import REPOSITORY
 from worker.read import read_with
-from worker.reader import views
+from worker.reader import picture_kind
 from worker.reader.loaders import open_writer
 from worker.reader.registry import ModelEntry, find_entry, load_registry
 from worker.reader.writer import ClosedQuestion, Draft, Image, Writer
@@ -302,7 +302,7 @@ def phantom() -> Writer:
 
 
 def test_the_node_and_the_reader_agree_on_what_is_no_picture() -> None:
-    assert sorted(sop_classes.NO_PICTURES) == sorted(views._NO_PICTURES)
+    assert sorted(sop_classes.NO_PICTURES) == sorted(picture_kind._NO_PICTURES)
 
 
 # ---- rejection notes ---------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from casebook.pipelines import load_pipelines
 from casebook.settings import DicomDestination, Settings, load_settings
 from integration_tests.settings import REPOSITORY
 from training.options import load_options
+from worker.reader.plausibility import load_statistics
 from worker.reader.registry import load_entry
 
 PACKAGES = ("casebook", "codestreams", "dicom_node", "worker", "training", "console", "integration_tests", "benchmarks")
@@ -133,6 +134,7 @@ LOADERS: dict[str, Callable[[Path], object]] = {
     "checks": load_checks,
     "pipelines": lambda path: load_pipelines(path.parent),
     "models": load_entry,
+    "pictures": load_statistics,
     "training": load_options,
 }
 

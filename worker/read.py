@@ -16,23 +16,25 @@ from casebook.reading import InstanceReference, Provenance, Reading
 from casebook.settings import Settings
 from casebook.study import CompletionReason, Instance, contradictions
 from worker.reader import prompts
+from worker.reader.consistency import find_contradiction
 from worker.reader.decode import open_picture
 from worker.reader.loaders import open_writer
+from worker.reader.picture_kind import why_no_picture
 from worker.reader.pixels import Frame, frames
-from worker.reader.registry import ModelEntry, find_entry, load_registry
+from worker.reader.plausibility import PictureStatistics, load_statistics, why_implausible
+from worker.reader.registry import ModelEntry, Patients, find_entry, load_registry
 from worker.reader.report import order_impression, split_report
 from worker.reader.scoring import answer_checks, arrange, closed_question
 from worker.reader.views import (
     NAMED_WINDOWS,
     Candidate,
-    Choice,
-    Projection,
     Skipped,
     View,
+    Why,
     choose,
     describe,
     unreadable,
-    why_no_picture,
+    why_no_person,
 )
 from worker.reader.writer import Writer, refuse_unusable
 
@@ -125,6 +127,9 @@ def read_with(
         answer_checks(writer, shown.images, preset.checks, pipeline.language),
         is_calibrated=writer.entry.calibrated,
     )
+    contradiction = find_contradiction(sections, answers, preset.checks, pipeline.language)
+    if contradiction:
+        return Refused(reason="contradictory_draft", detail=contradiction)
     by_uid = {one.sop_instance_uid: one for one in instances}
     first = by_uid[shown.views[0].sop_instance_uid]
     references = _references(shown.views)
@@ -142,7 +147,7 @@ def read_with(
             known_images=_known_images(instances, case.study.expected_instances),
             completion_reason=case.study.completion_reason or CompletionReason.FORCED,
             notes=(
-                *_notes(shown.skipped, pipeline.language),
+                *_notes(shown, pipeline.language),
                 *_set_aside_notes(len(case.set_aside_uids), pipeline.language),
             ),
             provenance=_provenance(writer, preset, pipeline),
@@ -173,17 +178,17 @@ def _refuse_unknown_language(pipeline: Pipeline, entry: ModelEntry, preset: Chec
 
 
 def _show(instances: Sequence[Instance], entry: ModelEntry, settings: Settings) -> Shown | Refused:
-    candidates, left_out = _candidates(instances, entry, settings)
+    candidates, left_out, animal = _candidates(instances, entry, settings)
+    if animal and entry.patients is Patients.PEOPLE:
+        detail = f"The model was made for people, and an object of the study is of an animal: {animal}."
+        return Refused(reason="not_a_person", detail=detail)
     # What turns out to be unreadable is put aside, and the choice is made again without it.
     while candidates:
         choice = choose(candidates, entry.image)
         if not choice.views:
             left_out += choice.skipped
             break
-        refusal = _refuse_without_frontal_view(choice, candidates)
-        if refusal is not None:
-            return refusal
-        images, faults = _rendered(choice.views, settings)
+        images, faults = _rendered(choice.views, entry, settings)
         if not faults:
             return Shown(views=choice.views, images=images, skipped=(*left_out, *choice.skipped))
         left_out += faults
@@ -194,45 +199,46 @@ def _show(instances: Sequence[Instance], entry: ModelEntry, settings: Settings) 
 
 def _candidates(
     instances: Sequence[Instance], entry: ModelEntry, settings: Settings
-) -> tuple[list[Candidate], list[Skipped]]:
+) -> tuple[list[Candidate], list[Skipped], str]:
+    """Sort the objects of a study into what may be shown and what not, and say why it is no person's study."""
     candidates: list[Candidate] = []
     left_out: list[Skipped] = []
+    animal = ""
     for instance in instances:
-        uid = instance.sop_instance_uid
+        uid, path = instance.sop_instance_uid, settings.data_directory / instance.path
         what = why_no_picture(instance.sop_class_uid)
         if what:
-            left_out.append(Skipped(sop_instance_uid=uid, reason=f"{what}, not an image"))
+            animal = animal or why_no_person(path)
+            left_out.append(Skipped(sop_instance_uid=uid, reason=f"{what}, not an image", why=Why.NO_PICTURE))
             continue
         try:
-            candidate = describe(settings.data_directory / instance.path, sop_instance_uid=uid)
+            candidate = describe(path, sop_instance_uid=uid, image=entry.image)
         except UnreadablePixels as fault:
             left_out.append(unreadable(uid, fault))
             continue
-        reason = _not_made_for(candidate, entry)
-        if reason:
-            left_out.append(Skipped(sop_instance_uid=uid, reason=reason, is_foreign=True))
-        else:
+        animal = animal or candidate.no_person
+        skipped = _not_made_for(candidate, entry)
+        if skipped is None:
             candidates.append(candidate)
-    return candidates, left_out
+        else:
+            left_out.append(skipped)
+    return candidates, left_out, animal
 
 
-def _not_made_for(candidate: Candidate, entry: ModelEntry) -> str:
+def _not_made_for(candidate: Candidate, entry: ModelEntry) -> Skipped | None:
+    if candidate.no_patient:
+        return Skipped(sop_instance_uid=candidate.sop_instance_uid, reason=candidate.no_patient, why=Why.NO_PICTURE)
+    reason = ""
     if candidate.modality not in entry.modalities:
-        return f"the model was made for {', '.join(entry.modalities)} and not for this Modality"
-    if entry.body_parts and candidate.body_part and candidate.body_part not in entry.body_parts:
-        return f"the model was made for {', '.join(entry.body_parts)} and not for this BodyPartExamined"
-    return ""
+        reason = f"the model was made for {', '.join(entry.modalities)} and not for this Modality"
+    elif entry.body_parts and candidate.body_part and candidate.body_part not in entry.body_parts:
+        reason = f"the model was made for {', '.join(entry.body_parts)} and not for this BodyPartExamined"
+    if not reason:
+        return None
+    return Skipped(sop_instance_uid=candidate.sop_instance_uid, reason=reason, why=Why.FOREIGN)
 
 
-def _refuse_without_frontal_view(choice: Choice, candidates: Sequence[Candidate]) -> Refused | None:
-    # A model of chest films reads the frontal view; on a lateral one alone it would guess.
-    seen = {view.sop_instance_uid for view in choice.views}
-    if all(one.projection is Projection.LATERAL for one in candidates if one.sop_instance_uid in seen):
-        return Refused(reason="no_frontal_view", detail="The study has no readable frontal view.")
-    return None
-
-
-def _rendered(views: Sequence[View], settings: Settings) -> tuple[tuple[Frame, ...], list[Skipped]]:
+def _rendered(views: Sequence[View], entry: ModelEntry, settings: Settings) -> tuple[tuple[Frame, ...], list[Skipped]]:
     images: list[Frame] = []
     faults: dict[str, Skipped] = {}
     blank: list[View] = []
@@ -246,6 +252,12 @@ def _rendered(views: Sequence[View], settings: Settings) -> tuple[tuple[Frame, .
         images.append(image)
         if float(image.max()) - float(image.min()) < _BLANK:
             blank.append(view)
+            continue
+        reason = why_implausible(image, _statistics(entry) if view.is_film else None)
+        if reason:
+            faults[view.sop_instance_uid] = Skipped(
+                sop_instance_uid=view.sop_instance_uid, reason=reason, why=Why.IMPLAUSIBLE
+            )
     # A stack may have empty slices; a film may not be empty, and neither may everything.
     for view in blank:
         if view.is_film or len(blank) == len(views):
@@ -253,15 +265,29 @@ def _rendered(views: Sequence[View], settings: Settings) -> tuple[tuple[Frame, .
     return tuple(images), list(faults.values())
 
 
+def _statistics(entry: ModelEntry) -> PictureStatistics | None:
+    return None if entry.pictures is None else load_statistics(entry.pictures)
+
+
 def _refused(left_out: Sequence[Skipped]) -> Refused:
-    broken = [one for one in left_out if one.is_unreadable]
+    """Say why nothing of a study can be shown: the kind of reason that was nearest to a draft decides."""
+    reasons = {why: sorted({one.reason for one in left_out if one.why is why}) for why in Why}
+    broken = " ".join(reasons[Why.UNREADABLE])
+    if reasons[Why.OTHER_PROJECTION]:
+        films = "; ".join([*reasons[Why.OTHER_PROJECTION], *reasons[Why.IMPLAUSIBLE]])
+        detail = f"The study has no readable frontal view; its films: {films}. {broken}".strip()
+        return Refused(reason="no_frontal_view", detail=detail)
     if broken:
-        reasons = " ".join(sorted({one.reason for one in broken}))
-        return Refused(reason="unreadable_images", detail=f"No image of the study can be read. {reasons}")
-    foreign = sorted({one.reason for one in left_out if one.is_foreign})
-    if foreign:
-        return Refused(reason="not_made_for_this", detail=f"Not read: {'; '.join(foreign)}.")
-    return Refused(reason="no_images", detail="The study has no image that a model could read.")
+        return Refused(reason="unreadable_images", detail=f"No image of the study can be read. {broken}")
+    if reasons[Why.IMPLAUSIBLE]:
+        looks = "; ".join(reasons[Why.IMPLAUSIBLE])
+        detail = f"No image of the study looks like what the model was made for: {looks}."
+        return Refused(reason="implausible_images", detail=detail)
+    if reasons[Why.FOREIGN]:
+        return Refused(reason="not_made_for_this", detail=f"Not read: {'; '.join(reasons[Why.FOREIGN])}.")
+    detail = "The study has no image that a model could read"
+    objects = "; ".join(reasons[Why.NO_PICTURE])
+    return Refused(reason="no_images", detail=f"{detail}; it has: {objects}." if objects else f"{detail}.")
 
 
 def _references(views: Sequence[View]) -> tuple[InstanceReference, ...]:
@@ -289,13 +315,34 @@ def _known_images(instances: Sequence[Instance], expected_instances: int | None)
     return max(pictures, expected_instances - (len(instances) - pictures))
 
 
-def _notes(skipped: Sequence[Skipped], language: str) -> tuple[str, ...]:
-    count = sum(one.is_unreadable for one in skipped)
-    if not count:
-        return ()
+def _notes(shown: Shown, language: str) -> tuple[str, ...]:
+    unreadable_count = sum(one.why is Why.UNREADABLE for one in shown.skipped)
+    implausible = [one.reason for one in shown.skipped if one.why is Why.IMPLAUSIBLE]
+    notes = []
+    if unreadable_count:
+        notes.append(_unreadable_note(unreadable_count, language))
+    if implausible:
+        notes.append(_implausible_note(implausible, language))
+    if any(view.is_unstated for view in shown.views):
+        notes.append(
+            "影像未标明投照体位，按正位片读取。"
+            if language == "zh"
+            else "The film does not state its projection; it was read as a frontal view."
+        )
+    return tuple(notes)
+
+
+def _unreadable_note(count: int, language: str) -> str:
     if language == "zh":
-        return (f"{count} 幅图像无法读取。",)
-    return ("1 image could not be read." if count == 1 else f"{count} images could not be read.",)
+        return f"{count} 幅图像无法读取。"
+    return "1 image could not be read." if count == 1 else f"{count} images could not be read."
+
+
+def _implausible_note(reasons: Sequence[str], language: str) -> str:
+    if language == "zh":
+        return f"{len(reasons)} 幅图像的外观与模型适用的影像不符，未用于阅片。"
+    images = "1 image was" if len(reasons) == 1 else f"{len(reasons)} images were"
+    return f"{images} not read because of how it looks: {'; '.join(sorted(set(reasons)))}."
 
 
 def _set_aside_notes(count: int, language: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from casebook.checks import load_yaml
 from casebook.errors import ModelRefused, SettingsError
 from casebook.settings import SHIPPED_CONFIG_DIRECTORY
 from worker.reader.model_input import Fit, ImageFormat
+from worker.reader.projection import Projection
 
 #: Bytes read at once when a model is hashed.
 _BLOCK_BYTES = 1 << 20
@@ -30,6 +31,33 @@ class EntryKind(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
+class Unstated(StrEnum):
+    """What becomes of a film whose header says nothing about its projection."""
+
+    #: It is read where no film of the study states that it is frontal, and the draft says so.
+    READ = "read"
+    #: It is never shown.
+    REFUSE = "refuse"
+
+
+class Captures(StrEnum):
+    """What becomes of secondary captures."""
+
+    #: None is shown.
+    REFUSE = "refuse"
+    #: Grey films that a film scanner or an older plate reader sent as captures are shown.
+    FILMS = "films"
+
+
+class Patients(StrEnum):
+    """Whom a model was made for."""
+
+    #: A study of an animal is refused.
+    PEOPLE = "people"
+    #: Nobody looks.
+    ANY = "any"
+
+
 class ImageEntry(_Frozen):
     """What the model expects of its images."""
 
@@ -44,7 +72,27 @@ class ImageEntry(_Frozen):
     max_images: int = Field(default=1, ge=1)
     """Images of one study the model takes at once."""
     windows: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Modality -> named windows in which each slice is shown; the window of the image where absent."""
+    """Modality -> named windows in which each slice is shown; the own window where absent or not in HU."""
+    projections: tuple[Projection, ...] = (
+        Projection.POSTERO_ANTERIOR,
+        Projection.ANTERO_POSTERIOR,
+        Projection.FRONTAL,
+        Projection.LATERAL,
+    )
+    """Projections of films the model may see: pa, ap, frontal, lateral, oblique, axial, decubitus. A lateral film is
+    shown beside another one and never alone, unless nothing but lateral stands here."""
+    unstated_projection: Unstated = Unstated.READ
+    """A film whose header says nothing of its projection: read it and say so in the draft, or refuse it. View
+    Position may be empty (type 2 in CR), so refusing it refuses some hospitals."""
+    secondary_captures: Captures = Captures.REFUSE
+    """Secondary captures: refuse all, or take the films among them (a film scanner, an old plate reader)."""
+
+    @field_validator("projections")
+    @classmethod
+    def _is_readable(cls, value: tuple[Projection, ...]) -> tuple[Projection, ...]:
+        if {Projection.UNSTATED, Projection.UNKNOWN} & set(value) or not value:
+            raise ValueError("projections are pa, ap, frontal, lateral, oblique, axial and decubitus")
+        return value
 
     @field_validator("std")
     @classmethod
@@ -100,6 +148,11 @@ class ModelEntry(_Frozen):
     """Modalities the model was made for; another study is refused."""
     body_parts: tuple[str, ...] = ()
     """BodyPartExamined values the model was made for; any where empty. An absent value is not held against it."""
+    patients: Patients = Patients.PEOPLE
+    """people: a study whose objects name an animal, a breed or an owner is refused; any: nobody looks."""
+    pictures: Path | None = None
+    """How the films look that the model was made for (`training/measure_pictures.py`): a film outside is put aside.
+    A relative path counts from the folder of the entry; without it, films get the general checks alone."""
     image: ImageEntry
     """What the model expects of its images."""
     prompts: PromptsEntry
@@ -132,12 +185,22 @@ def load_entry(path: Path) -> ModelEntry:
         When the file is missing or wrong; names the file and each key.
     """
     entry = load_yaml(path, ModelEntry)
+    if entry.pictures is not None:
+        entry = entry.model_copy(update={"pictures": _beside_or_shipped(path, entry.pictures)})
     if entry.directory is None or entry.directory.is_absolute():
         return entry
     # Beside the site's own config folder first; a site that copied only config/ gets the model that ships with us.
     beside = path.resolve().parent.parent.parent / entry.directory
     shipped = SHIPPED_CONFIG_DIRECTORY.parent / entry.directory
     return entry.model_copy(update={"directory": beside if beside.is_dir() or not shipped.is_dir() else shipped})
+
+
+def _beside_or_shipped(path: Path, pictures: Path) -> Path:
+    beside = path.resolve().parent / pictures
+    shipped = SHIPPED_CONFIG_DIRECTORY / "models" / pictures
+    if not beside.is_file() and not shipped.is_file():
+        raise SettingsError(f"{path}: pictures: no such file: {pictures}")
+    return beside if beside.is_file() else shipped
 
 
 def load_registry(directory: Path) -> dict[str, ModelEntry]:

@@ -90,14 +90,18 @@ class Hospital:
 
     def send(self, values: Any = None, *, header: StudyHeader = HEADER, **attributes: Any) -> Path:
         number = len(self.instances) + 1
-        dataset = picture(ramp() if values is None else values, number, **attributes)
+        # What a usual object states; a CT image has to say what its values mean.
+        usual: dict[str, Any] = {"ViewPosition": "PA"}
+        if attributes.get("Modality") == "CT":
+            usual = {"RescaleSlope": 1, "RescaleIntercept": 0}
+        dataset = picture(ramp() if values is None else values, number, **(usual | attributes))
         path = write(dataset, self.directory / f"{number}.dcm")
         self._index(dataset, path, header)
         return path
 
-    def send_report(self) -> None:
+    def send_report(self, **attributes: Any) -> None:
         number = len(self.instances) + 1
-        dataset = picture(ramp(), number, SOPClassUID=BASIC_TEXT_SR_STORAGE, Modality="SR")
+        dataset = picture(ramp(), number, SOPClassUID=BASIC_TEXT_SR_STORAGE, Modality="SR", **attributes)
         del dataset.PixelData
         self._index(dataset, write(dataset, self.directory / f"{number}.dcm"), HEADER)
 

@@ -6,17 +6,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from casebook.checks import CheckPreset
+from casebook.checks import CheckPreset, load_checks
 from casebook.errors import Retryable, SettingsError
 from casebook.outcomes import Drafted, Held, Refused
 from casebook.reading import SectionKind, from_bytes
-from casebook.settings import Settings
+from casebook.settings import SHIPPED_CONFIG_DIRECTORY, Settings
 from casebook.study import CompletionReason, PatientIdentity
 from worker.read import read, read_with
 from worker.reader import decode
+from worker.reader.plausibility import load_statistics
+from worker.reader.registry import Patients
 from worker.tests.fakes import ENTRY, HEADER, NOW, PIPELINE, PRESET, FakeWriter, Hospital
 from worker.tests.pictures import CT_IMAGE_STORAGE, ramp
+
+WITH_STATISTICS = ENTRY.model_copy(
+    update={"pictures": SHIPPED_CONFIG_DIRECTORY / "models" / "pictures" / "phantom-cxr.yaml"}
+)
 
 
 @pytest.fixture
@@ -40,8 +47,8 @@ def test_a_study_becomes_a_reading_with_its_provenance(hospital: Hospital, setti
     reading = outcome.reading
     assert (reading.study_instance_uid, reading.generation, reading.language) == ("2.25.3", 2, "en")
     assert [(one.sop_instance_uid, one.role, one.frame_numbers) for one in reading.images] == [
-        ("2.25.1.2", "frontal, PA", ()),
-        ("2.25.1.1", "lateral", ()),
+        ("2.25.1.2", "frontal, PA, by ViewPosition", ()),
+        ("2.25.1.1", "lateral, by ViewPosition", ()),
     ]
     assert [(one.kind, one.paragraphs) for one in reading.sections] == [
         (SectionKind.FINDINGS, ("A.",)),
@@ -174,6 +181,139 @@ def test_a_lateral_view_alone_is_refused(hospital: Hospital, settings: Settings)
 
     assert isinstance(outcome, Refused)
     assert outcome.reason == "no_frontal_view"
+
+
+@pytest.mark.parametrize("position", ["XTABLE LATERAL", "AP AXIAL", "LAO", "LLD", "SOMETHING"])
+def test_a_film_that_is_not_frontal_is_refused_with_what_decided(
+    hospital: Hospital, settings: Settings, position: str
+) -> None:
+    hospital.send(ViewPosition=position)
+
+    outcome = read_with(FakeWriter(), hospital.case(), PRESET, settings, now=NOW)
+
+    assert isinstance(outcome, Refused)
+    assert outcome.reason == "no_frontal_view"
+    assert "by ViewPosition" in outcome.detail
+
+
+@pytest.mark.parametrize(
+    ("language", "note"),
+    [
+        ("en", "The film does not state its projection; it was read as a frontal view."),
+        ("zh", "影像未标明投照体位，按正位片读取。"),
+    ],
+)
+def test_a_draft_says_that_the_projection_was_not_stated(
+    hospital: Hospital, settings: Settings, language: str, note: str
+) -> None:
+    hospital.send(ViewPosition="")
+    text = "FINDINGS: A. IMPRESSION: B." if language == "en" else "所见：肺野清晰。印象：未见异常。"
+    case = hospital.case(pipeline=PIPELINE.model_copy(update={"language": language}))
+
+    outcome = read_with(FakeWriter(text), case, PRESET, settings, now=NOW)
+
+    assert isinstance(outcome, Drafted)
+    assert outcome.reading.notes == (note,)
+
+
+def test_a_study_of_an_animal_is_refused_whichever_object_tells(hospital: Hospital, settings: Settings) -> None:
+    hospital.send()
+    hospital.send(Modality="OT", ResponsiblePersonRole="OWNER")
+
+    outcome = read_with(FakeWriter(), hospital.case(), PRESET, settings, now=NOW)
+
+    assert isinstance(outcome, Refused)
+    assert outcome.reason == "not_a_person"
+    assert outcome.detail.endswith("an owner or a veterinarian.")
+
+
+def test_a_report_about_an_animal_refuses_the_study_too(hospital: Hospital, settings: Settings) -> None:
+    hospital.send()
+    hospital.send_report(PatientSpeciesDescription="Canine")
+
+    outcome = read_with(FakeWriter(), hospital.case(), PRESET, settings, now=NOW)
+
+    assert isinstance(outcome, Refused)
+    assert outcome.reason == "not_a_person"
+
+
+def test_an_entry_that_was_not_made_for_people_alone_reads_animals(hospital: Hospital, settings: Settings) -> None:
+    hospital.send(PatientSpeciesDescription="Canine")
+    entry = ENTRY.model_copy(update={"patients": Patients.ANY})
+
+    assert isinstance(read_with(FakeWriter(entry=entry), hospital.case(), PRESET, settings, now=NOW), Drafted)
+
+
+def test_a_study_of_a_localizer_and_a_summary_page_is_refused(hospital: Hospital, settings: Settings) -> None:
+    entry = ENTRY.model_copy(update={"modalities": ("CT",), "body_parts": ()})
+    hospital.send(Modality="CT", SOPClassUID=CT_IMAGE_STORAGE, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    hospital.send(Modality="CT", SOPClassUID=CT_IMAGE_STORAGE, SeriesDescription="Exam Summary")
+
+    outcome = read_with(FakeWriter(entry=entry), hospital.case(), PRESET, settings, now=NOW)
+
+    assert outcome == Refused(
+        reason="no_images",
+        detail="The study has no image that a model could read; it has: a localizer; a page of text or a capture of a "
+        "screen, by the name of its series.",
+    )
+
+
+def film_of_statistics() -> NDArray[np.uint16]:
+    statistics = load_statistics(SHIPPED_CONFIG_DIRECTORY / "models" / "pictures" / "phantom-cxr.yaml")
+    side = np.linspace(0, 15, 160)
+    rows = np.array([np.interp(side, range(16), row) for row in statistics.mean_film])
+    smooth = np.array([np.interp(side, range(16), column) for column in rows.T]).T
+    noise = np.random.default_rng(1).normal(0, 0.02, smooth.shape)
+    return np.clip((smooth + noise) * 65535, 0, 65535).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("language", "note"),
+    [
+        ("en", "1 image was not read because of how it looks: it is not arranged like a film of this kind."),
+        ("zh", "1 幅图像的外观与模型适用的影像不符，未用于阅片。"),
+    ],
+)
+def test_a_picture_that_looks_wrong_is_put_aside_and_the_draft_says_so(
+    hospital: Hospital, settings: Settings, language: str, note: str
+) -> None:
+    film = film_of_statistics()
+    shown: dict[str, Any] = {"WindowCenter": 32768, "WindowWidth": 65536}
+    hospital.send(65535 - film, **shown)
+    hospital.send(film, ViewPosition="AP", **shown)
+    text = "FINDINGS: A. IMPRESSION: B." if language == "en" else "所见：肺野清晰。印象：未见异常。"
+    case = hospital.case(pipeline=PIPELINE.model_copy(update={"language": language}))
+
+    outcome = read_with(FakeWriter(text, entry=WITH_STATISTICS), case, PRESET, settings, now=NOW)
+
+    assert isinstance(outcome, Drafted)
+    assert [one.sop_instance_uid for one in outcome.reading.images] == ["2.25.1.2"]
+    assert outcome.reading.notes == (note,)
+
+
+def test_a_study_whose_only_picture_looks_wrong_is_refused(hospital: Hospital, settings: Settings) -> None:
+    hospital.send(65535 - film_of_statistics(), WindowCenter=32768, WindowWidth=65536)
+
+    outcome = read_with(FakeWriter(entry=WITH_STATISTICS), hospital.case(), PRESET, settings, now=NOW)
+
+    assert isinstance(outcome, Refused)
+    assert outcome.reason == "implausible_images"
+    assert outcome.detail == (
+        "No image of the study looks like what the model was made for: it is not arranged like a film of this kind."
+    )
+
+
+def test_a_draft_that_contradicts_itself_is_refused_without_its_text(hospital: Hospital, settings: Settings) -> None:
+    preset = load_checks(SHIPPED_CONFIG_DIRECTORY / "checks" / "chest_xray.yaml")
+    hospital.send()
+    text = "FINDINGS: There is a right pneumothorax. IMPRESSION: Left pneumothorax."
+
+    outcome = read_with(FakeWriter(text), hospital.case(), preset, settings, now=NOW)
+
+    assert outcome == Refused(
+        reason="contradictory_draft",
+        detail="The draft contradicts itself: findings and impression name another side for pneumothorax.",
+    )
 
 
 def test_a_blank_film_is_refused(hospital: Hospital, settings: Settings) -> None:
