@@ -30,6 +30,7 @@ from pydicom.uid import (
 from casebook.errors import UnreadablePixels
 from codestreams import bits as bits_module
 from codestreams import decoding, fragments
+from integration_tests.foreign import program, run
 from training.phantom.codecs import compress
 from training.phantom.dicom import Modality, Photometric, Storage, build_study
 from worker.reader import decode as decode_module
@@ -318,6 +319,22 @@ def test_a_rescale_slope_of_zero_or_nothing_means_none(slope: Any) -> None:
     dataset.RescaleSlope = slope
 
     assert far(shown(dataset), undamaged) == 0
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("bits", [12, 14, 16])
+@pytest.mark.parametrize("photometric", list(Photometric))
+@pytest.mark.parametrize("function", ["LINEAR", "SIGMOID"])
+def test_windows_are_those_of_dcmtk(bits: int, photometric: Photometric, function: str, tmp_path: Path) -> None:
+    dataset = phantom(bits=bits, photometric=photometric, modality=Modality.CR)
+    dataset.VOILUTFunction = function
+    path = written(dataset, tmp_path / "image.dcm")
+
+    run([program("dcm2pnm"), "--write-16-bit-pnm", "+Wi", "1", path, tmp_path / "image.pgm"])
+
+    _, _, _, *numbers = (tmp_path / "image.pgm").read_text(encoding="ascii").split("\n", 3)
+    expected = np.array(numbers[0].split(), dtype=float).reshape(dataset.Rows, dataset.Columns) / 65535
+    assert far(shown(path), expected) < 0.001
 
 
 # ---------------------------------------------------------------------------------------- palettes
