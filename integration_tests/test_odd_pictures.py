@@ -30,6 +30,7 @@ from pydicom.uid import (
 from casebook.errors import UnreadablePixels
 from codestreams import bits as bits_module
 from codestreams import decoding, fragments
+from integration_tests.foreign import program, run
 from training.phantom.codecs import compress
 from training.phantom.dicom import Modality, Photometric, Storage, build_study
 from worker.reader import decode as decode_module
@@ -320,6 +321,22 @@ def test_a_rescale_slope_of_zero_or_nothing_means_none(slope: Any) -> None:
     assert far(shown(dataset), undamaged) == 0
 
 
+@pytest.mark.peers
+@pytest.mark.parametrize("bits", [12, 14, 16])
+@pytest.mark.parametrize("photometric", list(Photometric))
+@pytest.mark.parametrize("function", ["LINEAR", "SIGMOID"])
+def test_windows_are_those_of_dcmtk(bits: int, photometric: Photometric, function: str, tmp_path: Path) -> None:
+    dataset = phantom(bits=bits, photometric=photometric, modality=Modality.CR)
+    dataset.VOILUTFunction = function
+    path = written(dataset, tmp_path / "image.dcm")
+
+    run([program("dcm2pnm"), "--write-16-bit-pnm", "+Wi", "1", path, tmp_path / "image.pgm"])
+
+    _, _, _, *numbers = (tmp_path / "image.pgm").read_text(encoding="ascii").split("\n", 3)
+    expected = np.array(numbers[0].split(), dtype=float).reshape(dataset.Rows, dataset.Columns) / 65535
+    assert far(shown(path), expected) < 0.001
+
+
 # ---------------------------------------------------------------------------------------- palettes
 
 
@@ -564,6 +581,69 @@ def test_a_header_inside_the_data_set_does_not_change_the_transfer_syntax(tmp_pa
         path.write_bytes(content[:end] + head + uid + content[end:])
 
         assert far(shown(path), undamaged) == 0, codec
+
+
+# ------------------------------------------------------------------------------------ many at random
+
+
+def _hole(dataset: Dataset, rng: np.random.Generator) -> None:
+    stream = bytearray(_stream(dataset))
+    start = int(rng.integers(200, len(stream) - 3000))
+    del stream[start : start + int(rng.integers(50, 2000))]
+    _wrap(dataset, bytes(stream))
+
+
+def _zeroed(dataset: Dataset, rng: np.random.Generator) -> None:
+    stream = bytearray(_stream(dataset))
+    start, length = int(rng.integers(200, len(stream) - 6000)), int(rng.integers(500, 5000))
+    stream[start : start + length] = bytes(length)
+    _wrap(dataset, bytes(stream))
+
+
+def _cut_somewhere(dataset: Dataset, rng: np.random.Generator) -> None:
+    stream = _stream(dataset)
+    end = (b"", b"\xff\xd9", b"\0" * 100)[int(rng.integers(3))]
+    _wrap(dataset, stream[: int(rng.integers(500, len(stream) - 20))] + end)
+
+
+def _other_number(dataset: Dataset, rng: np.random.Generator) -> None:
+    keyword, numbers = (
+        ("HighBit", (15, 13, 10, 7)),
+        ("PixelRepresentation", (1,)),
+        ("BitsAllocated", (8, 12, 32)),
+        ("Rows", (dataset.Rows - 1, dataset.Rows + 1, 40)),
+        ("Columns", (dataset.Columns - 1, dataset.Columns + 1, 40)),
+        ("NumberOfFrames", (2, 5)),
+        ("SamplesPerPixel", (2, 3)),
+    )[int(rng.integers(7))]
+    setattr(dataset, keyword, numbers[int(rng.integers(len(numbers)))])
+
+
+def _other_bits(dataset: Dataset, rng: np.random.Generator) -> None:
+    dataset.BitsStored = int(rng.integers(6, 17))
+    dataset.HighBit = dataset.BitsStored - 1
+
+
+@pytest.mark.parametrize("change", [_hole, _zeroed, _cut_somewhere, _other_number, _other_bits])
+def test_of_many_odd_pictures_none_is_shown_wrong(
+    change: Callable[[Dataset, np.random.Generator], None],
+) -> None:
+    refused = 0
+    for seed in range(24):
+        rng = np.random.default_rng([seed, 8])
+        dataset = phantom(seed, bits=(12, 14, 16)[seed % 3], codec=CODECS[seed % 4])
+        undamaged = shown(dataset)
+        change(dataset, rng)
+        try:
+            picture = shown(dataset)
+        except UnreadablePixels as error:
+            assert str(error) in set(Fault)  # noqa: PT017
+            refused += 1
+        else:
+            assert picture.shape == undamaged.shape
+            assert far(picture, undamaged) < CLOSE, (seed, dataset.file_meta.TransferSyntaxUID.name)
+
+    assert refused >= 5
 
 
 # --------------------------------------------------------------------------------- each check alone
