@@ -17,7 +17,7 @@ from random import Random
 
 from sqlalchemy import Connection
 
-from casebook import audit, generations, intake, queue, store
+from casebook import audit, device, generations, intake, queue, store
 from casebook.case import Case, Job
 from casebook.errors import IdentityConflict, LostLease, Retryable, SettingsError, WetreadError
 from casebook.outcomes import Classed, Counted, Delivered, Drafted, Held, Outcome, Prepared, Refused
@@ -248,6 +248,8 @@ def load_case(connection: Connection, job: Job, pipelines: Sequence[Pipeline]) -
         predecessor_uid=before.object_uid if before else "",
         predecessor_class=before.object_class if before else "",
         output=output,
+        device_uid=device.current_uid(connection) if job.step == "prepare" else "",
+        own_device_uids=device.known_uids(connection) if job.step == "count" else frozenset(),
     )
 
 

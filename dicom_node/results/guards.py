@@ -69,6 +69,8 @@ def check_sr(content: bytes, reading: Reading, object_uid: str) -> None:
     authors = ds.get("AuthorObserverSequence") or []
     if not authors or any(one.get("ObserverType") != "DEV" or "PersonName" in one for one in authors):
         raise UnsafeOutput("the author of the SR is not a device")
+    if not ds.get("DeviceUID") or any(one.get("DeviceUID") != ds.DeviceUID for one in authors):
+        raise UnsafeOutput("the SR does not name the device that wrote it, or names two")
     if _code(ds) not in _TITLES:
         raise UnsafeOutput("the title of the SR is not one of ours")
     if not _first_text(ds).startswith(wording_of(reading).mark):

@@ -8,13 +8,13 @@ from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 
 from casebook.errors import IdentityConflict, UnsafeOutput, WetreadError
-from casebook.settings import DeviceSettings, Hl7Destination
+from casebook.settings import Hl7Destination
 from dicom_node.results import guards, oru
 from dicom_node.results.sr_document import build, to_bytes
 from dicom_node.results.tests import drafts
 
 SAID = drafts.reading()
-BUILT = build(SAID, DeviceSettings(), revision=1)
+BUILT = build(SAID, drafts.DEVICE, revision=1)
 UID = str(BUILT.SOPInstanceUID)
 
 
@@ -85,7 +85,7 @@ def test_bytes_that_are_no_sr_are_refused(content: bytes) -> None:
 
 
 RIS = Hl7Destination(name="ris", kind="hl7", host="127.0.0.1", port=1, result_status="R")
-MESSAGE, CONTROL_ID = oru.build(SAID, RIS, DeviceSettings(), revision=1)
+MESSAGE, CONTROL_ID = oru.build(SAID, RIS, drafts.DEVICE, revision=1)
 
 ORU_LIES: dict[str, tuple[bytes, bytes, type[WetreadError]]] = {
     "final": (b"|RAD|R", b"|RAD|F", UnsafeOutput),

@@ -9,7 +9,6 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from casebook.reading import InstanceReference, Reading
-from casebook.settings import DeviceSettings
 from casebook.study import CodedConcept, PatientIdentity, StudyHeader
 from dicom_node.results.guards import check_sr
 from dicom_node.results.sr_document import ENHANCED_SR, build, to_bytes
@@ -19,7 +18,7 @@ from dicom_node.results.tests.hostile import CORPUS
 
 def read_back(said: Reading, **changes: Any) -> Dataset:
     """Return the SR as a receiver reads it."""
-    built = build(said, DeviceSettings(), **{"revision": 1, **changes})
+    built = build(said, drafts.DEVICE, **{"revision": 1, **changes})
     content = to_bytes(built)
     check_sr(content, said, built.SOPInstanceUID)
     return dcmread(io.BytesIO(content))
@@ -49,7 +48,7 @@ def test_the_tree_of_an_english_draft_is_this() -> None:
         "HAS CONCEPT MOD CODE 121049 English",
         "HAS CONCEPT MOD CODE 121058 Plain chest X-ray",
         "HAS OBS CONTEXT CODE 121005 Device",
-        f"HAS OBS CONTEXT UIDREF 121012 {DeviceSettings().device_uid}",
+        f"HAS OBS CONTEXT UIDREF 121012 {drafts.DEVICE.device_uid}",
         "HAS OBS CONTEXT TEXT 121013 WETREAD",
         "HAS OBS CONTEXT TEXT 121014 Wetread",
         "HAS OBS CONTEXT TEXT 121015 Wetread",
@@ -128,9 +127,9 @@ def test_revisions_share_a_series_and_name_their_predecessor() -> None:
 
 
 def test_times_are_those_of_the_site() -> None:
-    there = DeviceSettings(timezone="Asia/Shanghai")
+    there = drafts.DEVICE.model_copy(update={"timezone": "Asia/Shanghai"})
 
-    here = build(drafts.reading(), DeviceSettings(), revision=1)
+    here = build(drafts.reading(), drafts.DEVICE, revision=1)
     shanghai = build(drafts.reading(), there, revision=1)
 
     assert (here.ContentDate, here.ContentTime) == ("20260910", "002640")
@@ -225,7 +224,7 @@ def test_the_instance_uid_depends_on_the_reading_and_on_the_rendering() -> None:
     uids = {
         str(build(one, device, revision=revision).SOPInstanceUID)
         for one in (said, replace(said, created_at=said.created_at + 0.1))
-        for device in (DeviceSettings(), DeviceSettings(station_name="OTHER"))
+        for device in (drafts.DEVICE, drafts.DEVICE.model_copy(update={"station_name": "OTHER"}))
         for revision in (1, 2)
     }
 
