@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from casebook import intake, queue, store
-from casebook.errors import SchemaMismatch
+from casebook.errors import SchemaMismatch, SettingsError
 from casebook.settings import SHIPPED_CONFIG_DIRECTORY
 from casebook.study import StudyState
 from casebook.testing import a_received_instance
@@ -236,6 +236,49 @@ def test_config_check_refuses_an_hl7_destination_without_its_result_status_and_n
     assert "result_status" in done.output
     assert "turn it into a *verified* one" in done.output
     assert "take it as a withdrawal" in done.output
+
+
+def _beyond_loopback(config: Path, **device: str) -> None:
+    node = yaml.safe_load((config / "node.yaml").read_text())
+    node["destinations"][0]["host"] = "10.1.7.4"
+    if device:
+        node["device"] = device
+    (config / "node.yaml").write_text(yaml.safe_dump(node))
+
+
+def test_config_check_and_up_refuse_the_demonstrations_name_beyond_loopback(config: Path, tmp_path: Path) -> None:
+    _beyond_loopback(config)
+
+    checked = CliRunner().invoke(cli, ["config", "check", "--config", str(config)])
+    started = CliRunner().invoke(cli, ["up", "--config", str(config), "--data", str(tmp_path / "data")])
+
+    assert checked.exit_code == 1
+    (said,) = [line for line in checked.output.splitlines() if line.startswith("fail")]
+    assert isinstance(started.exception, SettingsError)
+    for text in (said, str(started.exception)):
+        assert str(config / "node.yaml") in text
+        for key in ("institution_name", "device_serial_number", "timezone"):
+            assert f"device.{key}: write" in text
+        assert "destination pacs" in text
+    assert not (tmp_path / "data").exists()
+
+
+def test_config_check_passes_a_site_that_says_who_it_is(config: Path) -> None:
+    _beyond_loopback(
+        config, institution_name="St. Elsewhere", device_serial_number="WR-0001", timezone="America/New_York"
+    )
+
+    assert CliRunner().invoke(cli, ["config", "check", "--config", str(config)]).exit_code == 0
+
+
+def test_config_check_names_the_line_of_a_time_zone_that_does_not_exist(config: Path) -> None:
+    path = config / "node.yaml"
+    path.write_text(f"device:\n  timezone: Europe/Nowhere\n{path.read_text()}")
+
+    done = CliRunner().invoke(cli, ["config", "check", "--config", str(config)])
+
+    assert done.exit_code == 1
+    assert f"{path}: device.timezone (line 2): is no IANA time zone" in done.output
 
 
 def test_config_check_names_a_destination_that_does_not_exist(config: Path) -> None:
