@@ -199,7 +199,7 @@ def test_a_name_that_dicom_cannot_carry_is_refused(tmp_path: Path, key: str, val
     ("key", "most"), [("institution_name", 64), ("station_name", 16), ("device_serial_number", 64)]
 )
 def test_a_name_is_as_long_as_its_element_may_be(tmp_path: Path, key: str, most: int) -> None:
-    assert load(tmp_path, f"device: {{{key}: {'W' * most}}}")
+    assert getattr(load(tmp_path, f"device: {{{key}: {'W' * most}}}").device, key) == "W" * most
     with pytest.raises(SettingsError, match=key):
         load(tmp_path, f"device: {{{key}: {'W' * (most + 1)}}}")
 
