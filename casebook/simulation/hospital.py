@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from casebook import decisions, intake, queue, store
 from casebook.case import Case, Job
-from casebook.errors import IdentityConflict, InvalidObject, LostLease, PeerUnavailable
+from casebook.errors import IdentityConflict, InvalidObject, LostLease, PeerUnavailable, WrongState
 from casebook.outcomes import Classed, Counted, Drafted, Outcome, Prepared, Refused
 from casebook.runner import Runner, is_away
 from casebook.settings import ArchiveSettings, QueueSettings, Settings
@@ -216,6 +216,9 @@ class Hospital:
 
     def _decide(self, wiring: SimulatedWiring, study_instance_uid: str) -> None:
         self.talked_about.add(study_instance_uid)
+        if self.world.happens("study dismissed", 0.1):
+            self._dismiss(wiring, study_instance_uid)
+            return
         patient_id = f"P-{study_instance_uid}" + self.world.random.choice(("", "", "-other"))
         with wiring.write() as connection:
             now = wiring.clock.now(connection)
@@ -227,6 +230,14 @@ class Hospital:
                 now = wiring.clock.now(connection)
                 decisions.release(connection, study_instance_uid, patient_id=patient_id, now=now, actor="person")
         except IdentityConflict:
+            return
+
+    def _dismiss(self, wiring: SimulatedWiring, study_instance_uid: str) -> None:
+        try:
+            with wiring.write() as connection:
+                now = wiring.clock.now(connection)
+                decisions.dismiss(connection, study_instance_uid, reason="Nobody can mend it.", now=now, actor="person")
+        except WrongState:
             return
 
     def _schedule_trouble(self, lasts_s: float) -> None:

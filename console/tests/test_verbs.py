@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from casebook import intake, queue, store
 from casebook.errors import SchemaMismatch, SettingsError
+from casebook.logs import configure_logs
 from casebook.settings import SHIPPED_CONFIG_DIRECTORY
 from casebook.study import StudyState
 from casebook.testing import a_received_instance
@@ -55,7 +56,9 @@ def state_of(wiring: Wiring) -> StudyState:
         return store.get_study(connection, STUDY).state
 
 
-@pytest.mark.parametrize("verb", [["status"], ["why", STUDY], ["retry", STUDY], ["close", STUDY]])
+@pytest.mark.parametrize(
+    "verb", [["status"], ["why", STUDY], ["retry", STUDY], ["close", STUDY], ["dismiss", STUDY, "--reason", "x"]]
+)
 def test_a_verb_that_looks_loads_neither_the_model_nor_the_dicom_network(wiring: Wiring, verb: list[str]) -> None:
     settings = wiring.settings
     program = (
@@ -133,7 +136,9 @@ def test_release_takes_the_rest_of_the_identity(wiring: Wiring) -> None:
     assert (wrong.exit_code, right.exit_code) == (1, 0)
 
 
-@pytest.mark.parametrize("verb", [["why"], ["retry"], ["close"], ["release", "--as", "P"]])
+@pytest.mark.parametrize(
+    "verb", [["why"], ["retry"], ["close"], ["release", "--as", "P"], ["dismiss", "--reason", "x"]]
+)
 def test_an_unknown_study_is_wrong_usage(wiring: Wiring, verb: list[str]) -> None:
     done = call(wiring, verb[0], "9.9.9", *verb[1:])
 
@@ -184,6 +189,50 @@ def test_retry_all_revives_what_died_in_every_study(wiring: Wiring) -> None:
 
     assert done.output == "2 steps of 2 studies will be tried again.\n"
     assert state_of(wiring) is StudyState.COMPLETE
+
+
+def test_dismiss_ends_what_nobody_can_mend(wiring: Wiring) -> None:
+    call(wiring, "close", STUDY)
+    assert "1 held" in call(wiring, "status").output
+
+    done, again = (call(wiring, "dismiss", STUDY, "--reason", "Wrong patient, mended in the PACS.") for _ in range(2))
+
+    assert (done.exit_code, again.exit_code) == (0, 2), done.output
+    assert state_of(wiring) is StudyState.CLOSED
+    assert "held 0" in call(wiring, "status").output
+    why = call(wiring, "why", STUDY)
+    assert why.exit_code == 0
+    assert "Dismissed by a person" in why.output
+    assert "dismissed by person " in why.output
+    assert "Wrong patient, mended in the PACS." in why.output
+
+
+@pytest.mark.parametrize("reason", ["", " ", "\n", "x" * 501])
+def test_dismiss_wants_a_reason(wiring: Wiring, reason: str) -> None:
+    call(wiring, "close", STUDY)
+
+    done = call(wiring, "dismiss", STUDY, "--reason", reason)
+
+    assert done.exit_code == 2
+    assert state_of(wiring) is StudyState.HELD
+    assert call(wiring, "dismiss", STUDY).exit_code == 2
+
+
+def test_a_study_that_waits_for_nobody_is_not_dismissed(wiring: Wiring) -> None:
+    done = call(wiring, "dismiss", STUDY, "--reason", "x")
+
+    assert done.exit_code == 2
+    assert "it is received" in done.output
+    assert state_of(wiring) is StudyState.RECEIVED
+
+
+def test_the_words_of_a_dismissal_are_in_no_log(wiring: Wiring, capfd: pytest.CaptureFixture[str]) -> None:
+    configure_logs("test")
+    call(wiring, "close", STUDY)
+    call(wiring, "dismiss", STUDY, "--reason", "PLANTED words")
+
+    found = capfd.readouterr()
+    assert "PLANTED" not in found.err + found.out
 
 
 def test_close_is_signed_by_the_person(wiring: Wiring) -> None:
