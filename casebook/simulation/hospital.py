@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from random import Random
 
 import structlog
 from sqlalchemy import Engine
@@ -110,6 +111,8 @@ class Hospital:
         self.reads: dict[str, int] = dict.fromkeys(self.plans, 0)
         #: Studies whose rejecting destinations a person has talked to.
         self.talked_about: set[str] = set()
+        #: Draws which studies a person dismisses; apart, so that a seed without one stays the game it was.
+        self.dismissals = Random(seed)  # noqa: S311 - seeded on purpose: a game is repeatable
         self.expected_sends = 0
         self.workers = {
             name: [self._process(f"{name}-{number}", self._worker(name)) for number in range(count)]
@@ -216,7 +219,7 @@ class Hospital:
 
     def _decide(self, wiring: SimulatedWiring, study_instance_uid: str) -> None:
         self.talked_about.add(study_instance_uid)
-        if self.world.happens("study dismissed", 0.1):
+        if self.dismissals.random() < 0.1:
             self._dismiss(wiring, study_instance_uid)
             return
         patient_id = f"P-{study_instance_uid}" + self.world.random.choice(("", "", "-other"))
@@ -239,6 +242,7 @@ class Hospital:
                 decisions.dismiss(connection, study_instance_uid, reason="Nobody can mend it.", now=now, actor="person")
         except WrongState:
             return
+        self.world.faults["study dismissed"] += 1
 
     def _schedule_trouble(self, lasts_s: float) -> None:
         world = self.world
