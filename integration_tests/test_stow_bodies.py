@@ -230,6 +230,18 @@ def test_a_group_length_that_ends_at_every_element_or_between_stores_the_same(st
     assert (status, assert_honest(stow, status, answer, uids)) == (200, uids)
 
 
+def test_a_group_length_that_ends_at_any_element_of_the_file_meta_is_not_the_end_of_it() -> None:
+    whole = file_of("1.2.9.4")
+    end = find_data_set(whole)
+    assert end is not None
+    elements = [at for at in range(144, end) if whole[at : at + 2] == b"\2\0" and whole[at + 4 : at + 6].isupper()]
+    assert len(elements) >= 6
+
+    for at in elements:
+        stated = whole[:140] + struct.pack("<I", at - 144) + whole[144:]
+        assert find_data_set(stated) == end, at
+
+
 def test_elements_of_group_2_in_the_data_set_are_of_the_data_set() -> None:
     meta = build_file_meta(
         Envelope(sop_class_uid=CT, sop_instance_uid="1.2", transfer_syntax_uid=EXPLICIT, calling_ae_title="A")
