@@ -80,5 +80,9 @@ class Case:
     set_aside_uids: tuple[str, ...] = ()
     #: Of a read job: earlier studies of the patient, newest first; for comparison, never evidence of this study.
     priors: tuple[Prior, ...] = ()
+    #: Of a prepare job: DeviceUID of this installation.
+    device_uid: str = ""
+    #: Of a count job: every DeviceUID under which this installation made results.
+    own_device_uids: frozenset[str] = frozenset()
     #: Of a classify job: the repeated object; the first copy is among `instances`.
     repeated: Instance | None = None

@@ -1,4 +1,4 @@
-"""What a person decides about a study: try again, read anew, close, release.
+"""What a person decides about a study: try again, read anew, close, release, dismiss.
 
 Everything runs inside the caller's transaction.
 """
@@ -26,10 +26,15 @@ def retry_dead(connection: Connection, study_instance_uid: str, *, now: float, a
 def read_again(connection: Connection, study_instance_uid: str, *, now: float, actor: str) -> bool:
     """Look anew at a study that was not read or not served, after its cause was mended; say whether it was one.
 
-    That is one that no pipeline wanted, one that was refused, and one held for one destination only.
+    That is one that no pipeline wanted, one that was refused, one held for one destination only, and one that was
+    dismissed by mistake.
     """
     study = store.lock_study(connection, study_instance_uid)
-    ended = study.state in (StudyState.UNMATCHED, StudyState.REFUSED) or generations.holds_one_output(study)
+    ended = (
+        study.state in (StudyState.UNMATCHED, StudyState.REFUSED)
+        or generations.holds_one_output(study)
+        or generations.is_dismissed(study)
+    )
     if not ended or not study.instance_count:
         return False
     generations.start_generation(connection, study, now=now, action="read_again")
@@ -117,6 +122,67 @@ def release(
     generations.start_generation(connection, study, now=now, action="released")
     store.set_state(connection, study_instance_uid, StudyState.RECEIVED, now=now, actor=actor, quiet_at=now)
     return len(kept)
+
+
+def dismiss(connection: Connection, study_instance_uid: str, *, reason: str, now: float, actor: str) -> None:
+    """End a study that nobody can mend: nothing of it is tried, read or sent any more until a new image comes.
+
+    Parameters
+    ----------
+    reason
+        Why, in the words of the person; stands in the timeline and nowhere else.
+
+    Raises
+    ------
+    WrongState
+        When the study waits for nobody, or the reason says nothing. Nothing is written then.
+    """
+    words = require_reason(reason)
+    study = store.lock_study(connection, study_instance_uid)
+    if study.state not in (StudyState.HELD, StudyState.DEAD):
+        raise WrongState(f"Only a study that waits for a person (held or dead) can be dismissed; it is {study.state}.")
+    queue.supersede(
+        connection,
+        study_instance_uid=study_instance_uid,
+        now=now,
+        steps=(*generations.GENERATION_STEPS, "classify"),
+        reason=generations.DISMISSED,
+    )
+    _keep_undecided(connection, study_instance_uid)
+    store.set_state(
+        connection,
+        study_instance_uid,
+        StudyState.CLOSED,
+        now=now,
+        reason=generations.DISMISSED,
+        actor=actor,
+        action=generations.DISMISSED,
+        said=words,
+    )
+
+
+def require_reason(reason: str) -> str:
+    """Return the words of a person on one line.
+
+    Raises
+    ------
+    WrongState
+        When there are none, or too many.
+    """
+    words = " ".join("".join(one if one.isprintable() else " " for one in reason).split())
+    if not words or len(words) > LONGEST_REASON:
+        raise WrongState(f"A reason has 1 to {LONGEST_REASON} characters; it stands in the timeline of the study.")
+    return words
+
+
+#: Characters of the reason of a dismissal.
+LONGEST_REASON = 500
+
+
+def _keep_undecided(connection: Connection, study_instance_uid: str) -> None:
+    """Let a repeated image that nobody compared any more stand as one that contradicts: whoever comes next decides."""
+    for one in store.instances(connection, study_instance_uid, statuses=(InstanceStatus.UNCLASSED,)):
+        store.set_instance_status(connection, one.path, InstanceStatus.CONFLICT, reason="not_compared_at_dismissal")
 
 
 def _carries(header: StudyHeader, wanted: Mapping[str, str | None]) -> bool:

@@ -4,6 +4,7 @@
 
     received --quiet, counted--> complete --gpu: read--> read --io: prepare--> ready --io: send--> delivered
     any step -> refused | unmatched | held | dead, each with its reason; delivered --final report--> closed
+    held | dead --a person dismisses it--> closed, until a new image comes
 
 The result of a step and the jobs of the next step are committed in the one transaction that marks its job
 done. The state of a study between `complete` and `delivered` is derived from its rows, so a step that ends
@@ -17,7 +18,7 @@ from random import Random
 
 from sqlalchemy import Connection
 
-from casebook import audit, generations, intake, queue, store
+from casebook import audit, device, generations, intake, queue, store
 from casebook.case import Case, Job
 from casebook.errors import IdentityConflict, LostLease, Retryable, SettingsError, WetreadError
 from casebook.outcomes import Classed, Counted, Delivered, Drafted, Held, Outcome, Prepared, Refused
@@ -142,6 +143,15 @@ def complete(connection: Connection, study_instance_uid: str, *, terms: Terms, r
             detail=f"The images of this study disagree about {', '.join(differing)}, so no draft is written.",
         )
         return True
+    if _has_undecided_copies(connection, study_instance_uid):
+        generations.hold(
+            connection,
+            study_instance_uid,
+            now=terms.now,
+            reason="repeated_image_differs",
+            detail="An image of this study contradicts another one under its SOP Instance UID, and nobody has decided.",
+        )
+        return True
     notes = store.rejection_notes(connection, study_instance_uid)
     if notes and all(one.sop_instance_uid in notes for one in current):
         store.set_state(
@@ -176,6 +186,11 @@ def complete(connection: Connection, study_instance_uid: str, *, terms: Terms, r
     )
     _enqueue(connection, study, "read", terms=terms, priority=pipeline.priority)
     return True
+
+
+def _has_undecided_copies(connection: Connection, study_instance_uid: str) -> bool:
+    # A release decides about each of them. A study that was dismissed with one and gets a new image has it still.
+    return bool(store.instances(connection, study_instance_uid, statuses=(InstanceStatus.CONFLICT,)))
 
 
 def _enqueue(
@@ -249,6 +264,8 @@ def load_case(connection: Connection, job: Job, pipelines: Sequence[Pipeline]) -
         predecessor_class=before.object_class if before else "",
         predecessor_content=before.content if before else b"",
         output=output,
+        device_uid=device.current_uid(connection) if job.step == "prepare" else "",
+        own_device_uids=device.known_uids(connection) if job.step == "count" else frozenset(),
     )
 
 

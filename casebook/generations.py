@@ -52,6 +52,15 @@ def hold(
     store.set_state(connection, study_instance_uid, StudyState.HELD, now=now, reason=reason, detail=detail)
 
 
+#: Reason of a closed study that a person dismissed.
+DISMISSED = "dismissed"
+
+
+def is_dismissed(study: Study) -> bool:
+    """Say whether a person ended what nobody can mend; a new image begins anew all the same."""
+    return study.state is StudyState.CLOSED and study.reason == DISMISSED
+
+
 def holds_one_output(study: Study) -> bool:
     """Say whether a study is held because one destination cannot be served, and for nothing else."""
     return study.state is StudyState.HELD and study.reason in ONE_OUTPUT

@@ -145,8 +145,7 @@ def _enqueue_classify(connection: Connection, one: ReceivedInstance, generation:
 
 def _count_fresh(connection: Connection, study: Study, fresh: list[ReceivedInstance], now: float) -> None:
     last = max(one.received_at for one in fresh)
-    # Who waits for one destination only has no reason to keep an outdated draft at the others.
-    if study.state not in _STATES_THAT_STAY or generations.holds_one_output(study):
+    if _begins_anew(study):
         is_note = any(one.rejects for one in fresh)
         generations.start_generation(
             connection, study, now=now, action="rejection_note_received" if is_note else "late_image_received"
@@ -158,6 +157,14 @@ def _count_fresh(connection: Connection, study: Study, fresh: list[ReceivedInsta
         last_received_at=max(study.last_received_at, last),
         quiet_at=max(study.quiet_at, *(one.received_at + one.quiet_period_s for one in fresh)),
         now=now,
+    )
+
+
+def _begins_anew(study: Study) -> bool:
+    # Who waits for one destination only has no reason to keep an outdated draft at the others; and a study that was
+    # dismissed was so as it stood then.
+    return (
+        study.state not in _STATES_THAT_STAY or generations.holds_one_output(study) or generations.is_dismissed(study)
     )
 
 

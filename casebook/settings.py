@@ -6,10 +6,13 @@ Secrets are never printed.
 
 import difflib
 import os
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -20,6 +23,8 @@ from casebook.errors import SettingsError
 
 #: The configuration that ships with the program.
 SHIPPED_CONFIG_DIRECTORY = Path(__file__).resolve().parent.parent / "config"
+#: DeviceUID of every installation before each had one of its own; nobody's name any more, but known for ever.
+SHIPPED_DEVICE_UID = "2.25.302837465019283746501928374650192837"
 _ENVIRONMENT_PREFIX = "WETREAD_"
 #: Names the configuration folder for processes that are not started with an argument.
 CONFIG_DIRECTORY_VARIABLE = "WETREAD_CONFIG_DIRECTORY"
@@ -286,20 +291,79 @@ Destination = Annotated[DicomDestination | Hl7Destination, Field(discriminator="
 
 
 class DeviceSettings(_Frozen):
-    """How results name the machine that made them."""
+    """How results name the machine that made them; a site states it before anything leaves this machine."""
 
     organization: str = Field(default="WETREAD", pattern=r"^[A-Z0-9]{1,10}$")
     """Names the private coding scheme 99<organization>."""
-    institution_name: str = "Wetread demonstration"
+    institution_name: str = Field(default="Wetread demonstration", max_length=64)
     """InstitutionName of the author."""
     station_name: str = Field(default="WETREAD", max_length=16)
     """StationName."""
-    device_serial_number: str = "1"
+    device_serial_number: str = Field(default="1", max_length=64)
     """DeviceSerialNumber."""
-    device_uid: str = "2.25.302837465019283746501928374650192837"
-    """DeviceUID of this installation."""
+    device_uid: str = ""
+    """DeviceUID, for a site that has one for this installation; empty: the one that was generated at the first start
+    and is kept in the database."""
     timezone: str = "UTC"
     """IANA time zone in which results state dates and times."""
+
+    @field_validator("institution_name", "station_name", "device_serial_number")
+    @classmethod
+    def _can_be_written(cls, value: str) -> str:
+        return require_writable(value)
+
+    @field_validator("device_uid")
+    @classmethod
+    def _is_a_uid_of_its_own(cls, value: str) -> str:
+        return require_own_uid(value)
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_a_time_zone(cls, value: str) -> str:
+        return require_time_zone(value)
+
+
+def require_writable(value: str) -> str:
+    """Return a text that DICOM can carry in one value (PS3.5 6.2, LO and SH)."""
+    if not value.strip():
+        raise ValueError("is empty; write a text or leave the key out")
+    if "\\" in value or any(unicodedata.category(one) in {"Cc", "Cs"} for one in value):
+        raise ValueError("holds a backslash, a line break or another control character, which DICOM cannot carry here")
+    return value
+
+
+def require_own_uid(value: str) -> str:
+    """Return a UID as PS3.5 9.1 wants it, which is not the one that every installation had; empty is allowed."""
+    if value and (len(value) > _LONGEST_UID or not _UID.fullmatch(value)):
+        raise ValueError(
+            "is no UID: numbers joined by dots, none with a leading zero, 64 characters at most; "
+            "leave the key out and one is generated"
+        )
+    if value == SHIPPED_DEVICE_UID:
+        raise ValueError("is the UID that every installation once had; leave the key out and one is generated")
+    return value
+
+
+def require_time_zone(value: str) -> str:
+    """Return the name of a time zone that exists on this machine."""
+    wanted = "is no IANA time zone known here; write one like Europe/Berlin, Asia/Shanghai or Etc/UTC"
+    if not _ZONE.fullmatch(value) or value in _NO_ZONES:
+        raise ValueError(wanted)
+    if value == "UTC":
+        return value
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(wanted) from None
+    return value
+
+
+_LONGEST_UID = 64
+_UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
+#: The folders posix/ and right/ of a system repeat the zones; leap seconds are in the second.
+_ZONE = re.compile(r"(?!posix/|right/)[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*")
+#: Files beside the zones that mean another one on each machine, or none.
+_NO_ZONES = frozenset({"localtime", "posixrules", "Factory"})
 
 
 class WorkerSettings(_Frozen):
@@ -409,7 +473,8 @@ def load_settings(config_directory: Path | None = None, data_directory: Path | N
     directory = (config_directory or (Path(named) if named else SHIPPED_CONFIG_DIRECTORY)).resolve()
     path = directory / "node.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text) or {}
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file") from None
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -424,13 +489,38 @@ def load_settings(config_directory: Path | None = None, data_directory: Path | N
         raise SettingsError(f"environment: {error}") from None
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, one['loc'])) or 'node.yaml'}: {one['msg']}"
+            f"{'.'.join(map(str, one['loc'])) or 'node.yaml'}{_line_of(text, one['loc'])}: {_in_words(one['msg'])}"
             for one in error.errors(include_input=False, include_url=False)
         )
         raise SettingsError(f"{path}: {problems}") from None
     return settings.model_copy(
         update={"config_directory": directory, "data_directory": (data_directory or settings.data_directory).resolve()}
     )
+
+
+def _in_words(message: str) -> str:
+    # What pydantic puts before a sentence of ours says nothing to a person.
+    return message.removeprefix("Value error, ")
+
+
+def _line_of(text: str, place: Sequence[str | int]) -> str:
+    """Return where a key stands in a YAML file; empty where it does not: the environment or a default says it."""
+    variable = _ENVIRONMENT_PREFIX + "__".join(map(str, place)).upper()
+    if any(name.upper() == variable for name in os.environ):
+        return f" (environment variable {variable})"
+    node, line = yaml.compose(text, yaml.SafeLoader), 0
+    for step in place:
+        if isinstance(node, yaml.MappingNode):
+            # The kind of a destination is a step of the place, and no key of the file.
+            found = next(((key, value) for key, value in node.value if key.value == str(step)), None)
+            if found is not None:
+                line, node = found[0].start_mark.line + 1, found[1]
+            elif step is place[-1]:
+                return f" (missing; line {line})" if line else ""
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+    return f" (line {line})" if line else ""
 
 
 def environment(name: str) -> str | None:

@@ -360,9 +360,17 @@ def set_state(
     reason: str = "",
     detail: str = "",
     actor: str = "flow",
+    action: str = "",
+    said: str = "",
     **values: Any,
 ) -> None:
-    """Write the state of a study and its line in the timeline."""
+    """Write the state of a study and its line in the timeline.
+
+    Parameters
+    ----------
+    action, said
+        What happened, and in which words, where the timeline says it otherwise than the row.
+    """
     connection.execute(
         _CHANGE_STUDY,
         {"uid": study_instance_uid, "state": state, "reason": reason, "detail": detail, "changed_at": now, **values},
@@ -371,9 +379,9 @@ def set_state(
         connection,
         at=now,
         actor=actor,
-        action=str(state),
+        action=action or str(state),
         study_instance_uid=study_instance_uid,
-        detail=f"{reason}: {detail}" if reason and detail else reason or detail,
+        detail=said or (f"{reason}: {detail}" if reason and detail else reason or detail),
     )
 
 

@@ -18,7 +18,7 @@ class StudyState(StrEnum):
     READY = "ready"
     #: Every destination has acknowledged.
     DELIVERED = "delivered"
-    #: The radiologist's final report has arrived.
+    #: Nothing more is done: the radiologist's final report has arrived, or a person dismissed the study.
     CLOSED = "closed"
     #: The reader declined, with its reason.
     REFUSED = "refused"

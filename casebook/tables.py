@@ -198,6 +198,23 @@ attempt = Table(
     UniqueConstraint("job_id", "fence"),
 )
 
+# One row: which machine this installation is, whatever the number of its nodes.
+installation = Table(
+    "installation",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("device_uid", _UID, nullable=False),
+    CheckConstraint("id = 1", name="is_one"),
+)
+
+# Every DeviceUID under which this installation made results.
+known_device = Table(
+    "known_device",
+    metadata,
+    Column("device_uid", _UID, primary_key=True),
+    Column("known_since", Float, nullable=False),
+)
+
 audit = Table(
     "audit",
     metadata,

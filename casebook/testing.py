@@ -28,7 +28,7 @@ from casebook.reading import (
 )
 from casebook.settings import Settings, environment
 from casebook.study import CompletionReason, PatientIdentity, ReceivedInstance, StudyHeader
-from casebook.wiring import Clock, Wiring
+from casebook.wiring import Clock, Wiring, settle_device
 
 #: 2026-01-05 08:00:00 UTC: where every frozen clock starts.
 MORNING = 1_767_600_000.0
@@ -266,7 +266,7 @@ def a_wiring(
     owner: str = "test",
 ) -> Wiring:
     """Return a wiring on a real database with a frozen clock and a recording waker."""
-    return Wiring(
+    wiring = Wiring(
         settings=settings or Settings(),
         engine=engine,
         pipelines=tuple(pipelines) if pipelines is not None else (a_pipeline(),),
@@ -275,3 +275,5 @@ def a_wiring(
         wake=waker or RecordingWaker(),
         owner=owner,
     )
+    settle_device(wiring)
+    return wiring

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection, Engine, text
 
-from casebook import database
+from casebook import database, device
 from casebook.pipelines import Pipeline, load_pipelines
 from casebook.settings import Settings, load_settings
 from casebook.terms import Terms
@@ -106,4 +106,16 @@ def wire(
     if migrate:
         database.migrate(engine)
     database.require_current(engine)
-    return Wiring(settings=settings, engine=engine, pipelines=pipelines, wake=wake)
+    wiring = Wiring(settings=settings, engine=engine, pipelines=pipelines, wake=wake)
+    settle_device(wiring)
+    return wiring
+
+
+def settle_device(wiring: Wiring) -> None:
+    """See to it that this installation has its DeviceUID, and that it is the one the settings state, if they do."""
+    stated = wiring.settings.device.device_uid
+    with wiring.read() as connection:
+        if device.is_settled(connection, stated=stated):
+            return
+    with wiring.write() as connection:
+        device.settle(connection, stated=stated, now=wiring.clock.now(connection))

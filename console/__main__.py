@@ -21,6 +21,7 @@ _VERBS = {
     "retry": "console.retry:retry",
     "release": "console.release:release",
     "close": "console.close:close",
+    "dismiss": "console.dismiss:dismiss",
     "migrate": "console.migrate:migrate",
     "config": "console.config:config",
 }

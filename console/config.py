@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from casebook import device
 from casebook.checks import load_checks
 from casebook.errors import SettingsError, WetreadError
 from casebook.pipelines import load_pipelines
@@ -29,9 +30,20 @@ def check(config_directory: Path | None, data_directory: Path | None) -> None:
         if "result_status" in str(error):
             print(_result_status_in_words())
         sys.exit(1)
-    print(f"ok    node.yaml   {_count(len(settings.destinations), 'destination')}, AE {settings.listener.ae_title}")
+    is_named = _is_named(settings)
+    if is_named:
+        print(f"ok    node.yaml   {_count(len(settings.destinations), 'destination')}, AE {settings.listener.ae_title}")
     results = [_try(name, look, settings) for name, look in _FILES.items()]
-    sys.exit(0 if all(results) else 1)
+    sys.exit(0 if is_named and all(results) else 1)
+
+
+def _is_named(settings: Settings) -> bool:
+    try:
+        device.require_named(settings)
+    except SettingsError as error:
+        print(f"fail  node.yaml   {error}")
+        return False
+    return True
 
 
 def _result_status_in_words() -> str:

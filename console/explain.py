@@ -128,6 +128,8 @@ def _say(
             return _say_working(study, jobs, settings, now)
         case StudyState.DELIVERED:
             return _say_delivered(outputs), ""
+        case StudyState.CLOSED if generations.is_dismissed(study):
+            return _say_dismissed(connection, study)
         case StudyState.CLOSED:
             return "Closed: the radiologist's final report has arrived, so nothing more is done for this study.", ""
         case StudyState.REFUSED:
@@ -141,9 +143,30 @@ def _say(
         case StudyState.UNMATCHED:
             return _say_unmatched(connection, study, settings)
         case StudyState.HELD:
-            return _say_held(connection, study, show_patient_ids=show_patient_ids)
+            sentence, advice = _say_held(connection, study, show_patient_ids=show_patient_ids)
+            return sentence, f"{advice.rstrip('.')}. {_dismissal(study)}"
         case StudyState.DEAD:
-            return _say_dead(study, jobs, settings)
+            sentence, advice = _say_dead(study, jobs, settings)
+            return sentence, f"{advice}. {_dismissal(study)}"
+
+
+def _dismissal(study: Study) -> str:
+    return f"If nobody can mend it: wetread dismiss {study.study_instance_uid} --reason TEXT"
+
+
+def _say_dismissed(connection: Connection, study: Study) -> tuple[str, str]:
+    events = audit.timeline(connection, study.study_instance_uid)
+    why = next((one.detail for one in reversed(events) if one.action == generations.DISMISSED), "")
+    sent = store.sent_outputs(connection, study.study_instance_uid)
+    named = ", ".join(f"{destination} ({uid})" for destination, (_, uid) in sorted(sent.items()))
+    stays = f" What was sent before stays where it is: {named}." if named else ""
+    return (
+        f"Dismissed by a person, so nothing more is done for this study: {why.rstrip('.')}.{stays}",
+        (
+            "Nothing has to be done; a new image of the study has it looked at again, and so does: "
+            f"wetread retry {study.study_instance_uid}"
+        ),
+    )
 
 
 def _say_outdated(connection: Connection, study: Study) -> str:

@@ -7,6 +7,7 @@ from types import FrameType
 
 import click
 
+from casebook import device
 from casebook.logs import configure_logs
 from casebook.presence import Presence
 from casebook.settings import load_settings
@@ -33,6 +34,7 @@ def up(
     """Start listener, sweeper, io worker and gpu worker; restart what dies; end all on SIGTERM."""
     configure_logs("supervisor")
     settings = load_settings(config_directory, data_directory)
+    device.require_named(settings)
     settings.data_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     chosen = [role for role in roles or ROLES if not names or role.name in names]
     supervisor = Supervisor(settings, chosen)

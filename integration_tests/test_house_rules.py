@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 from sqlalchemy import make_url
 
 from casebook.checks import load_checks
+from casebook.device import require_named
 from casebook.pipelines import load_pipelines
 from casebook.settings import DicomDestination, Settings, load_settings
 from integration_tests.settings import REPOSITORY
@@ -185,6 +186,7 @@ def test_the_composed_hospital_listens_and_delivers_inside_its_own_network(monke
     assert pacs.ae_title == archive["ORTHANC__DICOM_AET"]
     assert make_url(settings.database_url).host in composed["services"]
     assert urlsplit(settings.broker.url.get_secret_value()).hostname in composed["services"]
+    require_named(settings)
     # The same settings, so that the worker knows the destinations of the pipelines it reads for.
     assert composed["services"]["worker"]["environment"] == node["environment"]
 

@@ -21,7 +21,7 @@ from casebook.case import Case
 from casebook.errors import PeerUnavailable
 from casebook.flow import load_case, settle_quiet
 from casebook.runner import Runner
-from casebook.settings import Settings
+from casebook.settings import SHIPPED_DEVICE_UID, Settings
 from casebook.study import InstanceStatus, PriorKind, StudyState
 from casebook.testing import MORNING, a_pipeline, a_wiring, sqlite_database
 from casebook.wiring import Wiring
@@ -34,7 +34,7 @@ from integration_tests import foreign
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 ROOT = "1.2.826.0.1.3680043.10.1561.7"
-DEVICE_UID = Settings().device.device_uid
+DEVICE_UID = SHIPPED_DEVICE_UID
 
 
 def film(folder: Path, number: int, **values: str) -> Path:

@@ -17,7 +17,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from casebook.errors import InvalidObject, WetreadError
 from casebook.outcomes import Delivered, Held, Prepared
 from casebook.reading import InstanceReference, Reading
-from casebook.settings import DeviceSettings, DicomDestination, Hl7Destination, Settings
+from casebook.settings import DicomDestination, Hl7Destination, Settings
 from casebook.study import PatientIdentity, ReceivedInstance, StudyHeader
 from dicom_node.index.description import describe
 from dicom_node.objects.file_meta import read_file_meta
@@ -56,7 +56,7 @@ READINGS: dict[str, Reading] = {
 def write(folder: Path, said: Reading, *, revision: int = 1, predecessor: InstanceReference | None = None) -> Path:
     """Write the SR of a Reading as a file."""
     path = folder / f"sr{revision}.dcm"
-    path.write_bytes(to_bytes(build(said, DeviceSettings(), revision=revision, predecessor=predecessor)))
+    path.write_bytes(to_bytes(build(said, drafts.DEVICE, revision=revision, predecessor=predecessor)))
     return path
 
 

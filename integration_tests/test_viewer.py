@@ -8,7 +8,7 @@ import pytest
 
 from casebook.checks import load_checks
 from casebook.reading import InstanceReference, Reading
-from casebook.settings import SHIPPED_CONFIG_DIRECTORY, DeviceSettings
+from casebook.settings import SHIPPED_CONFIG_DIRECTORY
 from casebook.study import PatientIdentity, StudyHeader
 from dicom_node.results.draft_text import DraftText, compose
 from dicom_node.results.sr_document import SERIES_DESCRIPTION, build, to_bytes
@@ -131,7 +131,7 @@ def test_every_sentence_of_a_draft_is_seen_whole(
 ) -> None:
     study = phantom(seed)
     said = said_of(study, language)
-    store(archive, tmp_path, study, to_bytes(build(said, DeviceSettings(), revision=1)))
+    store(archive, tmp_path, study, to_bytes(build(said, drafts.DEVICE, revision=1)))
 
     seen = viewer.open(study.study_instance_uid, screenshot=screenshot(f"ohif-{language}.png"))
 
@@ -152,7 +152,7 @@ def test_every_sentence_of_a_draft_is_seen_whole(
 def test_of_two_revisions_only_the_newer_is_seen(archive: foreign.Orthanc, viewer: Ohif, tmp_path: Path) -> None:
     study = phantom(9103)
     first = said_of(study, "en")
-    earlier = build(first, DeviceSettings(), revision=1)
+    earlier = build(first, drafts.DEVICE, revision=1)
     second = replace(
         first,
         generation=2,
@@ -165,7 +165,7 @@ def test_of_two_revisions_only_the_newer_is_seen(archive: foreign.Orthanc, viewe
         sop_instance_uid=str(earlier.SOPInstanceUID),
         sop_class_uid=str(earlier.SOPClassUID),
     )
-    later = build(second, DeviceSettings(), revision=2, predecessor=predecessor)
+    later = build(second, drafts.DEVICE, revision=2, predecessor=predecessor)
     store(archive, tmp_path, study, to_bytes(earlier), to_bytes(later))
 
     seen = viewer.open(study.study_instance_uid, screenshot=screenshot("ohif-revision.png"))

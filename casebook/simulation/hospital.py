@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from random import Random
 
 import structlog
 from sqlalchemy import Engine
@@ -12,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from casebook import decisions, intake, queue, store
 from casebook.case import Case, Job
-from casebook.errors import IdentityConflict, InvalidObject, LostLease, PeerUnavailable
+from casebook.errors import IdentityConflict, InvalidObject, LostLease, PeerUnavailable, WrongState
 from casebook.outcomes import Classed, Counted, Drafted, Outcome, Prepared, Refused
 from casebook.runner import Runner, is_away
 from casebook.settings import ArchiveSettings, QueueSettings, Settings
@@ -110,6 +111,8 @@ class Hospital:
         self.reads: dict[str, int] = dict.fromkeys(self.plans, 0)
         #: Studies whose rejecting destinations a person has talked to.
         self.talked_about: set[str] = set()
+        #: Draws which studies a person dismisses; apart, so that a seed without one stays the game it was.
+        self.dismissals = Random(seed)  # noqa: S311 - seeded on purpose: a game is repeatable
         self.expected_sends = 0
         self.workers = {
             name: [self._process(f"{name}-{number}", self._worker(name)) for number in range(count)]
@@ -216,6 +219,9 @@ class Hospital:
 
     def _decide(self, wiring: SimulatedWiring, study_instance_uid: str) -> None:
         self.talked_about.add(study_instance_uid)
+        if self.dismissals.random() < 0.1:
+            self._dismiss(wiring, study_instance_uid)
+            return
         patient_id = f"P-{study_instance_uid}" + self.world.random.choice(("", "", "-other"))
         with wiring.write() as connection:
             now = wiring.clock.now(connection)
@@ -228,6 +234,15 @@ class Hospital:
                 decisions.release(connection, study_instance_uid, patient_id=patient_id, now=now, actor="person")
         except IdentityConflict:
             return
+
+    def _dismiss(self, wiring: SimulatedWiring, study_instance_uid: str) -> None:
+        try:
+            with wiring.write() as connection:
+                now = wiring.clock.now(connection)
+                decisions.dismiss(connection, study_instance_uid, reason="Nobody can mend it.", now=now, actor="person")
+        except WrongState:
+            return
+        self.world.faults["study dismissed"] += 1
 
     def _schedule_trouble(self, lasts_s: float) -> None:
         world = self.world

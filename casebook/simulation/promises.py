@@ -13,7 +13,14 @@ from casebook.simulation.world import BrokenPromise
 from casebook.study import InstanceStatus, StudyState
 
 _LIVE = (JobState.READY, JobState.RETRY, JobState.RUNNING)
-_OUTCOMES = (StudyState.DELIVERED, StudyState.REFUSED, StudyState.UNMATCHED, StudyState.HELD, StudyState.DEAD)
+_OUTCOMES = (
+    StudyState.DELIVERED,
+    StudyState.REFUSED,
+    StudyState.UNMATCHED,
+    StudyState.HELD,
+    StudyState.DEAD,
+    StudyState.CLOSED,
+)
 _job = tables.job.c
 _study = tables.study.c
 _output = tables.output.c
@@ -31,7 +38,7 @@ _OUTLIVED = (
     .where(
         _job.state.in_(_LIVE),
         _job.step.in_(generations.GENERATION_STEPS),
-        (_job.generation != _study.generation) | (_study.state == StudyState.HELD),
+        (_job.generation != _study.generation) | _study.state.in_((StudyState.HELD, StudyState.CLOSED)),
     )
     .limit(1)
 )
@@ -58,8 +65,8 @@ class Promises:
         with database.read(self.engine) as connection:
             study = store.get_study(connection, job.study_instance_uid)
             before = store.predecessor(connection, job.study_instance_uid, job.generation, job.subject)
-        if study.state is StudyState.HELD:
-            raise BrokenPromise(f"{where}: something is sent for a held study")
+        if study.state in (StudyState.HELD, StudyState.CLOSED):
+            raise BrokenPromise(f"{where}: something is sent for a study that is {study.state}")
         if study.generation != job.generation:
             raise BrokenPromise(f"{where}: something is sent for another generation than {study.generation}")
         if case.output is None:
@@ -139,7 +146,10 @@ class Promises:
 
     def _one_outcome(self, connection: Connection, study_instance_uid: str) -> StudyState:
         study = store.get_study(connection, study_instance_uid)
-        if study.state in (StudyState.REFUSED, StudyState.UNMATCHED, StudyState.HELD) and not study.reason:
+        if (
+            study.state in (StudyState.REFUSED, StudyState.UNMATCHED, StudyState.HELD, StudyState.CLOSED)
+            and not study.reason
+        ):
             raise BrokenPromise(f"{study_instance_uid}: {study.state} without a reason")
         dead = connection.execute(
             select(_job.reason).where(_job.study_instance_uid == study_instance_uid, _job.state == JobState.DEAD)

@@ -18,6 +18,7 @@ from casebook.wiring import Wiring
 from console.explain import Explanation, explain
 
 STUDY = "1.2.3"
+DISMISSAL = f"If nobody can mend it: wetread dismiss {STUDY} --reason TEXT"
 SETTINGS = Settings(
     destinations=(
         DicomDestination(name="pacs", kind="dicom", host="10.1.7.4", port=104, ae_title="PACS"),
@@ -230,7 +231,7 @@ def test_a_dead_study_names_the_destination_the_error_and_the_way_back(wiring: W
     assert said.sentence == (
         "Given up: sending to ris failed after 1 attempt with rejected_by_peer (the receiver answered AR)."
     )
-    assert said.advice == f"Look at destination ris (hl7 10.1.7.5:2575); then: wetread retry {STUDY}"
+    assert said.advice == f"Look at destination ris (hl7 10.1.7.5:2575); then: wetread retry {STUDY}. {DISMISSAL}"
 
 
 def test_a_dead_reading_points_to_retry(wiring: Wiring, clock: FrozenClock) -> None:
@@ -245,7 +246,7 @@ def test_a_dead_reading_points_to_retry(wiring: Wiring, clock: FrozenClock) -> N
     assert said.sentence == (
         "Given up: the reading failed after 5 attempts with zero_division_error (Unexpected ZeroDivisionError)."
     )
-    assert said.advice == f"When its cause is mended: wetread retry {STUDY}"
+    assert said.advice == f"When its cause is mended: wetread retry {STUDY}. {DISMISSAL}"
 
 
 def test_a_refused_study_gives_the_readers_reason(wiring: Wiring, clock: FrozenClock) -> None:
@@ -345,6 +346,7 @@ def test_a_hold_for_one_destination_says_what_mends_it(
         store.set_state(connection, STUDY, StudyState.HELD, now=clock.now(), reason=reason, detail="X.")
 
     assert advice in say(wiring).advice
+    assert DISMISSAL in say(wiring).advice
 
 
 def test_a_held_repeated_image_is_named(wiring: Wiring, clock: FrozenClock) -> None:
@@ -359,6 +361,31 @@ def test_a_held_repeated_image_is_named(wiring: Wiring, clock: FrozenClock) -> N
     assert said.study.state is StudyState.HELD
     assert said.sentence.startswith("Held for a person: An image arrived twice")
     assert again.sop_instance_uid in said.sentence
+
+
+def test_a_dismissed_study_says_why_what_was_sent_and_the_way_back(wiring: Wiring, clock: FrozenClock) -> None:
+    receive(wiring, 1)
+    complete(wiring, clock)
+    run(wiring, "gpu", read=draft)
+    refused = RejectedByPeer("the receiver answered AR")
+    run(wiring, "io", prepare=render, send=lambda case: _send(case, refused))
+    with wiring.write() as connection:
+        decisions.dismiss(connection, STUDY, reason="The RIS never takes it.", now=clock.now(), actor="person me")
+
+    said = say(wiring)
+
+    assert not said.needs_a_person
+    assert said.sentence == (
+        "Dismissed by a person, so nothing more is done for this study: The RIS never takes it. "
+        "What was sent before stays where it is: pacs (pacs.1), ris (ris.1)."
+    )
+    assert said.advice.endswith(f"wetread retry {STUDY}")
+    assert [(one.actor, one.action, one.detail) for one in said.timeline][-1] == (
+        "person me",
+        "dismissed",
+        "The RIS never takes it.",
+    )
+    assert said.study.detail == ""
 
 
 def test_a_closed_study_waits_for_nothing(wiring: Wiring, clock: FrozenClock) -> None:

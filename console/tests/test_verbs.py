@@ -12,7 +12,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 from casebook import intake, queue, store
-from casebook.errors import SchemaMismatch
+from casebook.errors import SchemaMismatch, SettingsError
+from casebook.logs import configure_logs
 from casebook.settings import SHIPPED_CONFIG_DIRECTORY
 from casebook.study import StudyState
 from casebook.testing import a_received_instance
@@ -55,7 +56,9 @@ def state_of(wiring: Wiring) -> StudyState:
         return store.get_study(connection, STUDY).state
 
 
-@pytest.mark.parametrize("verb", [["status"], ["why", STUDY], ["retry", STUDY], ["close", STUDY]])
+@pytest.mark.parametrize(
+    "verb", [["status"], ["why", STUDY], ["retry", STUDY], ["close", STUDY], ["dismiss", STUDY, "--reason", "x"]]
+)
 def test_a_verb_that_looks_loads_neither_the_model_nor_the_dicom_network(wiring: Wiring, verb: list[str]) -> None:
     settings = wiring.settings
     program = (
@@ -133,7 +136,9 @@ def test_release_takes_the_rest_of_the_identity(wiring: Wiring) -> None:
     assert (wrong.exit_code, right.exit_code) == (1, 0)
 
 
-@pytest.mark.parametrize("verb", [["why"], ["retry"], ["close"], ["release", "--as", "P"]])
+@pytest.mark.parametrize(
+    "verb", [["why"], ["retry"], ["close"], ["release", "--as", "P"], ["dismiss", "--reason", "x"]]
+)
 def test_an_unknown_study_is_wrong_usage(wiring: Wiring, verb: list[str]) -> None:
     done = call(wiring, verb[0], "9.9.9", *verb[1:])
 
@@ -186,6 +191,50 @@ def test_retry_all_revives_what_died_in_every_study(wiring: Wiring) -> None:
     assert state_of(wiring) is StudyState.COMPLETE
 
 
+def test_dismiss_ends_what_nobody_can_mend(wiring: Wiring) -> None:
+    call(wiring, "close", STUDY)
+    assert "1 held" in call(wiring, "status").output
+
+    done, again = (call(wiring, "dismiss", STUDY, "--reason", "Wrong patient, mended in the PACS.") for _ in range(2))
+
+    assert (done.exit_code, again.exit_code) == (0, 2), done.output
+    assert state_of(wiring) is StudyState.CLOSED
+    assert "held 0" in call(wiring, "status").output
+    why = call(wiring, "why", STUDY)
+    assert why.exit_code == 0
+    assert "Dismissed by a person" in why.output
+    assert "dismissed by person " in why.output
+    assert "Wrong patient, mended in the PACS." in why.output
+
+
+@pytest.mark.parametrize("reason", ["", " ", "\n", "x" * 501])
+def test_dismiss_wants_a_reason(wiring: Wiring, reason: str) -> None:
+    call(wiring, "close", STUDY)
+
+    done = call(wiring, "dismiss", STUDY, "--reason", reason)
+
+    assert done.exit_code == 2
+    assert state_of(wiring) is StudyState.HELD
+    assert call(wiring, "dismiss", STUDY).exit_code == 2
+
+
+def test_a_study_that_waits_for_nobody_is_not_dismissed(wiring: Wiring) -> None:
+    done = call(wiring, "dismiss", STUDY, "--reason", "x")
+
+    assert done.exit_code == 2
+    assert "it is received" in done.output
+    assert state_of(wiring) is StudyState.RECEIVED
+
+
+def test_the_words_of_a_dismissal_are_in_no_log(wiring: Wiring, capfd: pytest.CaptureFixture[str]) -> None:
+    configure_logs("test")
+    call(wiring, "close", STUDY)
+    call(wiring, "dismiss", STUDY, "--reason", "PLANTED words")
+
+    found = capfd.readouterr()
+    assert "PLANTED" not in found.err + found.out
+
+
 def test_close_is_signed_by_the_person(wiring: Wiring) -> None:
     call(wiring, "close", STUDY)
 
@@ -236,6 +285,49 @@ def test_config_check_refuses_an_hl7_destination_without_its_result_status_and_n
     assert "result_status" in done.output
     assert "turn it into a *verified* one" in done.output
     assert "take it as a withdrawal" in done.output
+
+
+def _beyond_loopback(config: Path, **device: str) -> None:
+    node = yaml.safe_load((config / "node.yaml").read_text())
+    node["destinations"][0]["host"] = "10.1.7.4"
+    if device:
+        node["device"] = device
+    (config / "node.yaml").write_text(yaml.safe_dump(node))
+
+
+def test_config_check_and_up_refuse_the_demonstrations_name_beyond_loopback(config: Path, tmp_path: Path) -> None:
+    _beyond_loopback(config)
+
+    checked = CliRunner().invoke(cli, ["config", "check", "--config", str(config)])
+    started = CliRunner().invoke(cli, ["up", "--config", str(config), "--data", str(tmp_path / "data")])
+
+    assert checked.exit_code == 1
+    (said,) = [line for line in checked.output.splitlines() if line.startswith("fail")]
+    assert isinstance(started.exception, SettingsError)
+    for text in (said, str(started.exception)):
+        assert str(config / "node.yaml") in text
+        for key in ("institution_name", "device_serial_number", "timezone"):
+            assert f"device.{key}: write" in text
+        assert "destination pacs" in text
+    assert not (tmp_path / "data").exists()
+
+
+def test_config_check_passes_a_site_that_says_who_it_is(config: Path) -> None:
+    _beyond_loopback(
+        config, institution_name="St. Elsewhere", device_serial_number="WR-0001", timezone="America/New_York"
+    )
+
+    assert CliRunner().invoke(cli, ["config", "check", "--config", str(config)]).exit_code == 0
+
+
+def test_config_check_names_the_line_of_a_time_zone_that_does_not_exist(config: Path) -> None:
+    path = config / "node.yaml"
+    path.write_text(f"device:\n  timezone: Europe/Nowhere\n{path.read_text()}")
+
+    done = CliRunner().invoke(cli, ["config", "check", "--config", str(config)])
+
+    assert done.exit_code == 1
+    assert f"{path}: device.timezone (line 2): is no IANA time zone" in done.output
 
 
 def test_config_check_names_a_destination_that_does_not_exist(config: Path) -> None:

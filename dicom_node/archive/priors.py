@@ -7,7 +7,7 @@ nothing of it can start a job. A prior that cannot be fetched never delays a dra
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pydicom import dcmread
@@ -21,6 +21,7 @@ from casebook.study import Prior, PriorKind, StudyHeader
 from dicom_node.archive import query_retrieve as pacs
 from dicom_node.archive.query_retrieve import Listed
 from dicom_node.objects.file_meta import Envelope, build_file_meta, require_uid
+from dicom_node.objects.own_results import is_own_result
 from dicom_node.objects.sop_classes import ENCAPSULATED_PDF, is_picture, is_report
 from dicom_node.receive.statuses import SUCCESS, status_of
 from dicom_node.storage.disk_gate import DiskGate, Reservation
@@ -53,6 +54,7 @@ class _Search:
     def __init__(self, case: Case, archive: ArchiveSettings, settings: Settings) -> None:
         self._archive = archive
         self._settings = settings
+        self._own_device_uids = case.own_device_uids
         self._study = case.study.study_instance_uid
         self._header = case.instances[0].header
         pictures = [one for one in case.instances if is_picture(one.sop_class_uid)]
@@ -135,7 +137,7 @@ class _Search:
         if is_report(one.sop_class_uid):
             kind = PriorKind.DOCUMENT if one.sop_class_uid == ENCAPSULATED_PDF else PriorKind.REPORT
             report = _read(path)
-            if str(report.get("DeviceUID", "")) == self._settings.device.device_uid:
+            if _is_draft(report, one.sop_class_uid, self._own_device_uids):
                 return None  # A draft of ours is no report of a physician.
             text = report_text(report) if kind is PriorKind.REPORT else ""
         return Prior(
@@ -148,6 +150,15 @@ class _Search:
             path=str(path.relative_to(self._settings.data_directory)),
             report_text=text,
         )
+
+
+def _is_draft(report: Dataset, sop_class_uid: str, devices: Collection[str]) -> bool:
+    return is_own_result(
+        device_uid=pacs.text(report, "DeviceUID"),
+        manufacturer=pacs.text(report, "Manufacturer"),
+        sop_class_uid=sop_class_uid,
+        devices=devices,
+    )
 
 
 class _Shelf:

@@ -15,13 +15,14 @@ from typing import Protocol
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from casebook import audit, intake, store
+from casebook import audit, device, intake, store
 from casebook.database import write
 from casebook.errors import InvalidObject, StoreUnavailable, WetreadError
 from casebook.logs import get_logger
 from casebook.settings import Settings
 from casebook.study import Copy, ReceivedInstance
 from dicom_node.index.description import describe, sha256_of
+from dicom_node.objects.own_results import is_own_result
 from dicom_node.storage.inbox import Inbox, StoredInstance
 
 _log = get_logger(__name__)
@@ -163,7 +164,8 @@ class Recorder:
                         store.set_digest(connection, copy.path, digests[copy.path])
                 held = [replace(copy, sha256=copy.sha256 or digests[copy.path]) for copy in held]
                 own = store.is_issued(connection, [one.sop_instance_uid for one in described])
-                marked = [self._marked(one, own, digests) for one in described]
+                devices = device.known_uids(connection)
+                marked = [_marked(one, own, devices, digests) for one in described]
                 return intake.record_instances(connection, marked, self._clock(), held)
         # With nothing locked: to hash a long object takes seconds.
         digests.update((path, self._digest(path)) for path in unhashed)
@@ -183,13 +185,6 @@ class Recorder:
         except OSError as error:
             _log.warning("object_not_read", path=path, error=type(error).__name__)
             raise StoreUnavailable from None
-
-    def _marked(self, one: ReceivedInstance, own: set[str], digests: Mapping[str, str]) -> ReceivedInstance:
-        # A result of ours that comes back starts nothing: by its UID, or by the device that made it.
-        is_own = one.sop_instance_uid in own or one.attributes.get("DeviceUID") == self._settings.device.device_uid
-        if not is_own and one.path not in digests:
-            return one
-        return replace(one, is_own=is_own, sha256=digests.get(one.path, ""))
 
     def _set_aside(self, path: str, reason: str, study_instance_uid: str = "") -> None:
         try:
@@ -212,6 +207,21 @@ class Recorder:
                 )
         except SQLAlchemyError:
             _log.warning("audit_row_missing", reason=action)
+
+
+def _marked(
+    one: ReceivedInstance, issued: set[str], devices: frozenset[str], digests: Mapping[str, str]
+) -> ReceivedInstance:
+    # A result of ours that comes back starts nothing: by its UID, by the device that made it, or by its program.
+    is_own = one.sop_instance_uid in issued or is_own_result(
+        device_uid=one.attributes.get("DeviceUID", ""),
+        manufacturer=one.attributes.get("Manufacturer", ""),
+        sop_class_uid=one.sop_class_uid,
+        devices=devices,
+    )
+    if not is_own and one.path not in digests:
+        return one
+    return replace(one, is_own=is_own, sha256=digests.get(one.path, ""))
 
 
 def _repeated(described: Sequence[ReceivedInstance], held: Sequence[Copy]) -> set[str]:

@@ -93,6 +93,55 @@ def _presentation_address(peer_address: str) -> bytes:
 LONGEST_FILE_META_BYTES = 16 * 1024
 
 
+def find_data_set(start: bytes) -> int | None:
+    """Return where the data set of a file begins, None while that takes more bytes (PS3.10 7.1).
+
+    The elements of group 0002 say it themselves. The group length (0002,0000) is often wrong, zero or absent; it counts
+    only where the data set has elements of that group too.
+
+    Raises
+    ------
+    InvalidObject
+        When this is no DICOM file.
+    """
+    if len(start) >= _META_AT and start[_PREAMBLE_BYTES:_META_AT] != b"DICM":
+        raise InvalidObject("it is no DICOM file (no DICM after the preamble)")
+    position, last_tag, stated_end = _META_AT, 0, -1
+    try:
+        while True:
+            group, element = EXPLICIT.tag.unpack_from(start, position)
+            tag = group << 16 | element
+            if group != _META_GROUP or (position == stated_end and _begins_data_set(start, position, last_tag)):
+                return position
+            tag, value_at, length = element_at(start, position, EXPLICIT)
+            position = value_at + length
+            if tag == _GROUP_LENGTH and length == 4:
+                stated_end = position + struct.unpack_from("<I", start, value_at)[0]
+            last_tag = tag
+    except struct.error:
+        return None
+    except NotUnderstood:
+        raise InvalidObject("its file meta information cannot be read") from None
+
+
+def _begins_data_set(start: bytes, position: int, last_tag: int) -> bool:
+    """Say whether an element of group 0002 that stands where the group length ends is one of the data set."""
+    if last_tag < _TRANSFER_SYNTAX:
+        return False  # Too short by far: what names the instance and its transfer syntax has not come yet.
+    try:
+        tag, _, _ = element_at(start, position, EXPLICIT)
+    except NotUnderstood:
+        return True
+    return tag <= last_tag  # Elements ascend: the file meta information would go on with a higher one.
+
+
+_PREAMBLE_BYTES = 128
+_META_AT = _PREAMBLE_BYTES + 4
+_META_GROUP = 0x0002
+_GROUP_LENGTH = 0x00020000
+_TRANSFER_SYNTAX = 0x00020010
+
+
 def read_file_meta(start: bytes) -> tuple[Envelope, int]:
     """Read the file meta information (PS3.10 7.1) and say where the data set begins.
 
@@ -107,19 +156,32 @@ def read_file_meta(start: bytes) -> tuple[Envelope, int]:
         _, value_at, _ = element_at(start, 132, EXPLICIT)
         (group_length,) = struct.unpack_from("<I", start, value_at)
         end = value_at + 4 + group_length
-        found = walk(start[:end], EXPLICIT, _META_TAGS, 0x0002FFFF, whole=True, start=value_at + 4)
+    except (struct.error, NotUnderstood):
+        raise InvalidObject("the file meta information cannot be read") from None
+    return parse_file_meta(start[:end]), end
+
+
+def parse_file_meta(start: bytes) -> Envelope:
+    """Read what stands between the preamble and the data set (PS3.10 7.1).
+
+    Raises
+    ------
+    InvalidObject
+        When its elements cannot be read.
+    """
+    try:
+        found = walk(start, EXPLICIT, _META_TAGS, 0x0002FFFF, whole=True, start=_META_AT)
     except (struct.error, NotUnderstood):
         raise InvalidObject("the file meta information cannot be read") from None
     text = {keyword: decode_ascii(value) for keyword, value in found.items()}
     address = text.get("SourcePresentationAddress", "").removeprefix("tcp://").strip("[]")
-    envelope = Envelope(
+    return Envelope(
         sop_class_uid=text.get("MediaStorageSOPClassUID", ""),
         sop_instance_uid=text.get("MediaStorageSOPInstanceUID", ""),
         transfer_syntax_uid=text.get("TransferSyntaxUID", ""),
         calling_ae_title=text.get("SourceApplicationEntityTitle", ""),
         peer_address=address,
     )
-    return envelope, end
 
 
 _META_TAGS = {

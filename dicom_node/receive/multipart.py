@@ -1,7 +1,8 @@
 """multipart/related (RFC 2046 5.1, RFC 2387) taken apart as it arrives, in constant memory.
 
 The sender is a stranger: header blocks and the preamble have a largest size, and a body that ends without its last
-delimiter is told from a whole one, so that the part it cut is never taken for finished.
+delimiter is told from a whole one, so that the part it cut is never taken for finished. Lines end with CR LF alone:
+whether a mere line feed belongs to a delimiter or to a picture, nobody could say.
 """
 
 import re
@@ -24,6 +25,16 @@ class _Place(Enum):
     HEADERS = 3
     BODY = 4
     EPILOGUE = 5
+
+
+#: What a body lacks that ends in each place.
+_MISSING = {
+    _Place.PREAMBLE: "the body holds no part: its boundary never came",
+    _Place.DELIMITER: "the body ended after a delimiter, not the closing one",
+    _Place.HEADERS: "the body ended in the headers of a part",
+    _Place.BODY: "the body ended inside the part",
+    _Place.EPILOGUE: "",
+}
 
 
 class PartBegin:
@@ -73,6 +84,11 @@ class Splitter:
         """Whether the last delimiter has come."""
         return self._place is _Place.EPILOGUE
 
+    @property
+    def missing(self) -> str:
+        """What a body that ended here lacks, in words; empty for a whole one."""
+        return _MISSING[self._place]
+
     def feed(self, received: bytes) -> Iterator[Event]:
         """Take the next bytes and yield what they hold.
 
@@ -117,11 +133,22 @@ class Splitter:
         elif rest.startswith(b"\r\n"):
             # The line end stays: together with an empty line it ends a block without any header.
             self._buffer, self._place = rest, _Place.HEADERS
+        elif rest.startswith(b"\n"):
+            raise InvalidObject("the lines of the body end with LF and not with CR LF")
         elif rest not in {b"", b"\r", b"-"} or len(self._buffer) > _LONGEST_HEADERS:
             raise InvalidObject("a delimiter of the body is not ended")
 
     def _read_headers(self) -> Iterator[Event]:
         found = self._buffer.find(_END_OF_HEADERS)
+        ended = self._buffer.find(self._delimiter, 0, found if found >= 0 else None)
+        if ended >= 0:
+            # The part ends in its headers: it is empty. A delimiter that only stands twice begins no part between.
+            self._buffer = self._buffer[ended + len(self._delimiter) :]
+            self._place = _Place.DELIMITER
+            if ended:
+                yield PartBegin("")
+                yield PartEnd()
+            return
         if found > _LONGEST_HEADERS or (found < 0 and len(self._buffer) > _LONGEST_HEADERS):
             raise InvalidObject("the headers of a part are too long")
         if found < 0:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from casebook.errors import InvalidObject, StoreUnavailable
+from casebook.errors import InvalidObject, StoreUnavailable, WetreadError
 from casebook.logs import get_logger
 from dicom_node.objects.file_meta import Envelope
 from dicom_node.objects.identification import identify
@@ -104,6 +104,14 @@ class StoreOperation:
             self._incoming = inbox.incoming(envelope)
         except Exception as error:  # noqa: BLE001 - process edge: every failure becomes a status
             self._fail(error)
+
+    @property
+    def refusal(self) -> str:
+        """Why the object was refused, in words without patient data; empty where it was not."""
+        if self._failure is None:
+            return ""
+        # Only our own errors speak in sentences that are safe to tell; a foreign one may quote a header.
+        return str(self._failure) if isinstance(self._failure, WetreadError) else "it could not be written"
 
     def write(self, buffers: Sequence[bytes | memoryview]) -> None:
         """Take the next bytes of the data set; never raises."""
@@ -215,7 +223,7 @@ class StoreOperation:
         )
         # PS3.7 9.1.1.1: the command names the instance that the data set is.
         if found.sop_instance_uid != self._envelope.sop_instance_uid:
-            raise InvalidObject("the data set names another instance than the command")
+            raise InvalidObject("the data set names another instance than announced")
         if self._study_instance_uid and found.study_instance_uid != self._study_instance_uid:
             raise InvalidObject("the object is of another study than the one named")
 

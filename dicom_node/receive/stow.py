@@ -17,7 +17,7 @@ from aiohttp import web
 from casebook.errors import InvalidObject
 from casebook.logs import get_logger
 from casebook.settings import StowSettings
-from dicom_node.objects.file_meta import Envelope, read_file_meta, require_uid
+from dicom_node.objects.file_meta import Envelope, find_data_set, parse_file_meta, require_uid
 from dicom_node.receive.admission import Register
 from dicom_node.receive.multipart import PartBegin, PartEnd, Splitter, boundary_of
 from dicom_node.receive.statuses import SUCCESS
@@ -41,42 +41,68 @@ _JSON = "application/dicom+json"
 _log = get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failure:
+    """One instance of a request that was not stored."""
+
+    #: Counts the parts of the body, from 1.
+    part: int
+    #: PS3.18 table I.2-2.
+    reason: int
+    #: Why, without a value of the instance but its UIDs.
+    words: str
+    #: Class and instance UID; empty where the part names none.
+    named: tuple[str, str] = ("", "")
+
+    def __str__(self) -> str:
+        """Say which object and why."""
+        which = f"part {self.part} ({self.named[1]})" if self.named[1] else f"part {self.part}"
+        return f"{which}: {self.words}"
+
+
 @dataclass(slots=True)
 class _Store:
     """What became of the instances of one request."""
 
     #: Class and instance UID.
     stored: list[tuple[str, str]] = field(default_factory=list)
-    #: Class, instance UID and reason.
-    failed: list[tuple[str, str, int]] = field(default_factory=list)
-    #: Reasons of parts that name no instance.
-    unnamed: list[int] = field(default_factory=list)
+    failures: list[_Failure] = field(default_factory=list)
+    #: The body did not come to its end.
+    is_cut: bool = False
 
     def __len__(self) -> int:
-        return len(self.stored) + len(self.failed) + len(self.unnamed)
+        return len(self.stored) + len(self.failures)
 
     @property
     def http_status(self) -> int:
         """PS3.18 table 10.5.3-1; a full disk is told from a bad object, because the sender may try again."""
-        reasons = {*(reason for *_, reason in self.failed), *self.unnamed}
-        if not reasons:
-            return 200
+        reasons = {one.reason for one in self.failures}
         if self.stored:
-            return 202
-        return 503 if reasons == {_OUT_OF_RESOURCES} else 409
+            return 202 if reasons or self.is_cut else 200
+        if reasons == {_OUT_OF_RESOURCES}:
+            return 503
+        return 400 if self.is_cut or not reasons else 409
 
     def to_json(self) -> dict[str, Any]:
         """Build the Store Instances Response Module (PS3.18 I.2) in the DICOM JSON model (PS3.18 F)."""
         answer: dict[str, Any] = {"00081190": {"vr": "UR"}}
-        if self.failed:
-            items = [_reference(*one) | {"00081197": {"vr": "US", "Value": [why]}} for *one, why in self.failed]
-            answer["00081198"] = {"vr": "SQ", "Value": items}
+        named = [_reference(*one.named) | _why(one) for one in self.failures if one.named[1]]
+        others = [_why(one) for one in self.failures if not one.named[1]]
+        if named:
+            answer["00081198"] = {"vr": "SQ", "Value": named}
         if self.stored:
             answer["00081199"] = {"vr": "SQ", "Value": [_reference(*one) for one in self.stored]}
-        if self.unnamed:
-            items = [{"00081197": {"vr": "US", "Value": [reason]}} for reason in self.unnamed]
-            answer["0008119A"] = {"vr": "SQ", "Value": items}
+        if others:
+            answer["0008119A"] = {"vr": "SQ", "Value": others}
         return answer
+
+
+def _why(failure: _Failure) -> dict[str, Any]:
+    # Failure Reason (0008,1197), and Error Comment (0000,0902), the one element for words; LO holds 64 characters.
+    return {
+        "00000902": {"vr": "LO", "Value": [f"part {failure.part}: {failure.words}"[:64]]},
+        "00081197": {"vr": "US", "Value": [failure.reason]},
+    }
 
 
 def _reference(sop_class_uid: str, sop_instance_uid: str) -> dict[str, Any]:
@@ -90,42 +116,47 @@ class _Part:
     """One part on its way to disk."""
 
     def __init__(
-        self, begin: PartBegin, storage_service: StorageService, settings: StowSettings, peer: str, study: str
+        self,
+        begin: PartBegin,
+        number: int,
+        storage_service: StorageService,
+        settings: StowSettings,
+        *,
+        peer: str,
+        study: str,
     ) -> None:
+        self._number = number
         self._storage_service = storage_service
         self._settings = settings
         self._peer = peer
         self._study = study
         self._head = bytearray()
-        self._failure = 0 if begin.content_type in ("", "application/dicom") else _CANNOT_UNDERSTAND
+        #: Why the part is no instance, in words.
+        self._refusal = "" if begin.content_type in ("", "application/dicom") else _WRONG_TYPE
         self._envelope: Envelope | None = None
-        self._reception: StoreOperation | None = None
+        self._operation: StoreOperation | None = None
 
     def write(self, piece: bytes) -> None:
         """Take the next bytes of the file."""
-        if self._failure:
+        if self._refusal:
             return
-        if self._reception is not None:
-            self._reception.write([piece])
+        if self._operation is not None:
+            self._operation.write([piece])
             return
         self._head += piece
         try:
             self._begin()
-        except InvalidObject:
-            self._failure = _CANNOT_UNDERSTAND
+        except InvalidObject as error:
+            self._refusal = str(error)
 
     def _begin(self) -> None:
-        # PS3.10 7.1: preamble, prefix, then the group length, which says where the data set begins.
-        if len(self._head) < 144:
+        offset = find_data_set(bytes(self._head))
+        if offset is None:
+            if len(self._head) > _LONGEST_META:
+                raise InvalidObject("its file meta information has no end")
             return
-        end = 144 + int.from_bytes(self._head[140:144], "little")
-        if bytes(self._head[128:140]) != b"DICM\x02\x00\x00\x00UL\x04\x00" or end > _LONGEST_META:
-            raise InvalidObject("the part is no DICOM file")
-        if len(self._head) < end:
-            return
-        meta, offset = read_file_meta(bytes(self._head[:end]))
-        for uid in (meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid):
-            require_uid(uid)
+        meta = parse_file_meta(bytes(self._head[:offset]))
+        require_named(meta)
         self._envelope = Envelope(
             sop_class_uid=meta.sop_class_uid,
             sop_instance_uid=meta.sop_instance_uid,
@@ -133,31 +164,58 @@ class _Part:
             calling_ae_title=self._settings.calling_ae_title,
             peer_address=self._peer,
         )
-        self._reception = self._storage_service.begin(self._envelope, self._study)
+        self._operation = self._storage_service.begin(self._envelope, self._study)
         rest = bytes(self._head[offset:])
         self._head.clear()
         if rest:
-            self._reception.write([rest])
+            self._operation.write([rest])
 
     def finish(self, store: _Store) -> None:
         """Make the instance durable and note what became of it."""
-        if self._reception is None or self._envelope is None:
-            store.unnamed.append(self._failure or _CANNOT_UNDERSTAND)
+        if self._operation is None:
+            store.failures.append(self._failure(_CANNOT_UNDERSTAND, self._refusal or "it ends before its data set"))
             return
-        status = self._reception.finish()
-        named = (self._envelope.sop_class_uid, self._envelope.sop_instance_uid)
+        status = self._operation.finish()
         if status == SUCCESS:
-            store.stored.append(named)
+            store.stored.append(self._named)
         else:
-            store.failed.append((*named, status))
+            store.failures.append(self._failure(status, self._operation.refusal))
 
-    def abandon(self, store: _Store) -> None:
+    def abandon(self, store: _Store, words: str) -> None:
         """Leave nothing behind: the request ended inside this part."""
-        if self._reception is None or self._envelope is None:
-            store.unnamed.append(_CUT)
-            return
-        self._reception.abandon()
-        store.failed.append((self._envelope.sop_class_uid, self._envelope.sop_instance_uid, _CUT))
+        if self._operation is not None:
+            self._operation.abandon()
+        store.failures.append(self._failure(_CUT, words))
+
+    @property
+    def _named(self) -> tuple[str, str]:
+        envelope = self._envelope
+        return ("", "") if envelope is None else (envelope.sop_class_uid, envelope.sop_instance_uid)
+
+    def _failure(self, reason: int, words: str) -> _Failure:
+        return _Failure(part=self._number, reason=reason, words=words, named=self._named)
+
+
+_WRONG_TYPE = "its Content-Type is not application/dicom"
+
+
+def require_named(meta: Envelope) -> None:
+    """Refuse file meta information that does not say which instance follows, and how (PS3.10 7.1).
+
+    Raises
+    ------
+    InvalidObject
+        Names the element that is missing or malformed.
+    """
+    for keyword, uid in (
+        ("MediaStorageSOPClassUID", meta.sop_class_uid),
+        ("MediaStorageSOPInstanceUID", meta.sop_instance_uid),
+        ("TransferSyntaxUID", meta.transfer_syntax_uid),
+    ):
+        try:
+            require_uid(uid)
+        except InvalidObject:
+            raise InvalidObject(f"its {keyword} is missing or malformed") from None
 
 
 class _Intake:
@@ -168,37 +226,60 @@ class _Intake:
         self._settings = settings
         self._peer = request.remote or ""
         self._study = request.match_info.get("study", "")
-        if self._study:
-            require_uid(self._study)
         self._splitter = Splitter(boundary_of(request.headers["Content-Type"]) or "")
         self._part: _Part | None = None
+        self._parts = 0
+        self._problem = ""
         self.store = _Store()
 
     def take(self, block: bytes) -> None:
-        """Take the next bytes of the body.
+        """Take the next bytes of the body; what follows on its first fault is not looked at."""
+        if self._problem:
+            return
+        try:
+            self._take(block)
+        except InvalidObject as error:
+            self._problem = str(error)
 
-        Raises
-        ------
-        InvalidObject
-            When it is no multipart body, or has too many parts.
-        """
+    def _take(self, block: bytes) -> None:
         for event in self._splitter.feed(block):
             match event:
                 case PartBegin():
-                    if len(self.store) >= _MAX_PARTS:
+                    self._parts += 1
+                    if self._parts > _MAX_PARTS:
                         raise InvalidObject("the body has too many parts")
-                    self._part = _Part(event, self._storage_service, self._settings, self._peer, self._study)
+                    self._part = _Part(
+                        event,
+                        self._parts,
+                        self._storage_service,
+                        self._settings,
+                        peer=self._peer,
+                        study=self._study,
+                    )
                 case PartEnd() if self._part is not None:
                     self._part.finish(self.store)
                     self._part = None
                 case bytes() if self._part is not None:
                     self._part.write(event)
 
-    def end(self) -> None:
-        """Leave nothing of a part behind that was not finished: the body was cut inside it."""
+    def end(self, problem: str = "") -> None:
+        """Say what the body lacks, and leave nothing behind of the part that it cut.
+
+        Parameters
+        ----------
+        problem
+            Why no more bytes came, where the sender did not say that these were all.
+        """
+        words = self._problem or self._splitter.missing
+        if not words:
+            return  # The closing delimiter came; how the request ended after it changes nothing.
+        words = self._problem or problem or words
+        self.store.is_cut = True
         if self._part is not None:
-            self._part.abandon(self.store)
+            self._part.abandon(self.store, words)
             self._part = None
+        else:
+            self.store.failures.append(_Failure(part=self._parts + 1, reason=_CUT, words=words))
 
 
 class StowServer:
@@ -288,17 +369,16 @@ class StowServer:
         self._running += 1
         try:
             store = await self._store(request)
-        except (InvalidObject, TimeoutError, ConnectionError, web.RequestPayloadError) as error:
-            _log.warning("stow_refused", peer=request.remote or "", status="400", error=type(error).__name__)
-            return _plain(400, "malformed multipart body")
         finally:
             self._running -= 1
-        if not len(store):
-            return _plain(400, "the body holds no instance")
-        _log.info("stow_answered", status=str(store.http_status), count=len(store.stored))
+        status = store.http_status
+        _log.info("stow_answered", status=str(status), count=len(store.stored))
+        if status == 400:
+            said = [*map(str, store.failures)] or ["the body holds no instance"]
+            return _plain(400, "\n".join(["nothing was stored", *said]))
         body = json.dumps(store.to_json()).encode()
-        headers = {"Retry-After": "60"} if store.http_status == 503 else {}
-        return web.Response(status=store.http_status, body=body, content_type=_JSON, headers=headers)
+        headers = {"Retry-After": "60"} if status == 503 else {}
+        return web.Response(status=status, body=body, content_type=_JSON, headers=headers)
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         transport = request.transport
@@ -310,6 +390,8 @@ class StowServer:
             return _plain(403, "this certificate may not send")
         if not self._shows_token(request):
             return _plain(401, "a bearer token is needed", {"WWW-Authenticate": 'Bearer realm="stow"'})
+        if not _is_study(request.match_info.get("study", "")):
+            return _plain(400, "the study named in the path is no UID")
         if boundary_of(request.headers.get("Content-Type", "")) is None:
             return _plain(415, 'the body has to be multipart/related; type="application/dicom"')
         if self._running >= self._settings.max_requests or not self._storage_service.is_open:
@@ -324,22 +406,31 @@ class StowServer:
 
     async def _store(self, request: web.Request) -> _Store:
         intake = _Intake(request, self._storage_service, self._settings)
+        problem = "the request was given up"
         try:
             async for block in self._blocks(request):
                 await _beside(intake.take, block)
-        except InvalidObject:
-            # What came before is stored, and the sender is told so.
-            if not len(intake.store):
-                raise
+            problem = ""
+        except TimeoutError:
+            problem = "the sender fell silent"
+        except (ConnectionError, web.RequestPayloadError):
+            problem = "the connection ended, or the body was not framed as HTTP wants it"
         finally:
-            await _beside(intake.end)
+            await _beside(intake.end, problem)
+        # What came whole is stored, and the sender is told so.
         return intake.store
 
     async def _blocks(self, request: web.Request) -> AsyncIterator[bytes]:
         block = bytearray()
         while True:
-            async with asyncio.timeout(self._settings.timeout_s):
-                received = await request.content.readany()
+            try:
+                async with asyncio.timeout(self._settings.timeout_s):
+                    received = await request.content.readany()
+            except (TimeoutError, ConnectionError, web.RequestPayloadError):
+                # What came before may hold whole parts.
+                if block:
+                    yield bytes(block)
+                raise
             if not received:
                 break
             block += received
@@ -348,6 +439,13 @@ class StowServer:
                 block.clear()
         if block:
             yield bytes(block)
+
+
+def _is_study(named: str) -> bool:
+    try:
+        return not named or bool(require_uid(named))
+    except InvalidObject:
+        return False
 
 
 async def _beside(work: Callable[..., None], *arguments: object) -> None:

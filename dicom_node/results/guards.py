@@ -6,6 +6,7 @@ would, before the bytes are frozen and before each send, and know nothing of how
 
 import io
 import struct
+from collections.abc import Iterable
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -74,6 +75,7 @@ def check_sr(content: bytes, reading: Reading, object_uid: str) -> None:
     authors = ds.get("AuthorObserverSequence") or []
     if not authors or any(one.get("ObserverType") != "DEV" or "PersonName" in one for one in authors):
         raise UnsafeOutput("the author of the SR is not a device")
+    _check_device(ds, authors)
     if _code(ds) not in _TITLES:
         raise UnsafeOutput("the title of the SR is not one of ours")
     if not _first_text(ds).startswith(wording_of(reading).marks):
@@ -125,6 +127,11 @@ def _named(ds: Dataset, keyword: str) -> set[str]:
         for series in study.get("ReferencedSeriesSequence") or []
         for one in series.get("ReferencedSOPSequence") or []
     }
+
+
+def _check_device(ds: Dataset, authors: Iterable[Dataset]) -> None:
+    if not ds.get("DeviceUID") or any(one.get("DeviceUID") != ds.DeviceUID for one in authors):
+        raise UnsafeOutput("the SR does not name the device that wrote it, or names two")
 
 
 def _check_identity(ds: Dataset, reading: Reading) -> None:

@@ -5,10 +5,10 @@ import io
 from pydicom import dcmread
 
 from casebook.case import Case
-from casebook.errors import InvalidObject, UnwritableText
+from casebook.errors import InvalidObject, UnsafeOutput, UnwritableText
 from casebook.outcomes import Held, Prepared
 from casebook.reading import InstanceReference, Reading
-from casebook.settings import DicomDestination, Settings
+from casebook.settings import DeviceSettings, DicomDestination, Settings
 from dicom_node.hl7.structure_check import check_structure
 from dicom_node.results import guards, identity, oru, sr_document
 
@@ -37,16 +37,17 @@ def prepare(case: Case, settings: Settings) -> Prepared | Held:
     destination = settings.destination(case.job.subject)
     if case.reading is None:
         raise InvalidObject("a prepare job without a reading")
+    device = _device_of(case, settings)
     held = identity.examine(case, case.reading, "sr" if isinstance(destination, DicomDestination) else "oru")
     if held is not None:
         return held
     try:
         if isinstance(destination, DicomDestination):
-            return _sr(case, case.reading, settings)
+            return _sr(case, case.reading, device)
         content, control_id = oru.build(
             case.reading,
             destination,
-            settings.device,
+            device,
             revision=case.revision,
             replaces_earlier=bool(case.predecessor_uid),
         )
@@ -62,8 +63,15 @@ def prepare(case: Case, settings: Settings) -> Prepared | Held:
     return Prepared(kind="oru", content=content, object_uid=control_id, object_class=oru.MESSAGE_TYPE)
 
 
-def _sr(case: Case, reading: Reading, settings: Settings) -> Prepared:
-    ds = sr_document.build(reading, settings.device, revision=case.revision, predecessor=_predecessor(case))
+def _device_of(case: Case, settings: Settings) -> DeviceSettings:
+    """Return how this installation names itself: the DeviceUID is that of the database, the rest of the settings."""
+    if not case.device_uid:
+        raise UnsafeOutput("this installation has no DeviceUID yet, so nobody could tell whose result it is")
+    return settings.device.model_copy(update={"device_uid": case.device_uid})
+
+
+def _sr(case: Case, reading: Reading, device: DeviceSettings) -> Prepared:
+    ds = sr_document.build(reading, device, revision=case.revision, predecessor=_predecessor(case))
     content = sr_document.to_bytes(ds)
     guards.check_sr(content, reading, ds.SOPInstanceUID)
     return Prepared(kind="sr", content=content, object_uid=str(ds.SOPInstanceUID), object_class=sr_document.ENHANCED_SR)

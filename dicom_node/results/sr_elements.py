@@ -7,9 +7,10 @@ from pydicom.valuerep import validate_value
 
 from casebook.errors import UnwritableText
 from casebook.study import CodedConcept
+from dicom_node.objects import own_results
 from dicom_node.results.clean_text import is_plain
 
-MANUFACTURER = "Wetread"
+MANUFACTURER = own_results.MANUFACTURER
 MODEL_NAME = "Wetread"
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,10 +14,10 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
-from casebook import intake, store, tables
-from casebook.database import read
+from casebook import device, intake, store, tables
+from casebook.database import read, write
 from casebook.errors import StoreUnavailable
-from casebook.settings import Settings
+from casebook.settings import SHIPPED_DEVICE_UID, Settings
 from dicom_node.index import indexer, recorder
 from dicom_node.index.description import describe
 from dicom_node.index.indexer import MAX_LAG_S, Indexer
@@ -252,6 +253,26 @@ def test_our_own_results_are_stored_as_ours(bench: Bench, monkeypatch: pytest.Mo
     bench.indexer.index_waiting()
 
     assert [row.status for row in bench.rows()] == ["own", "current"]
+
+
+@pytest.mark.parametrize("is_former", [False, True])
+def test_what_our_device_made_is_ours_under_any_uid_it_ever_had(bench: Bench, *, is_former: bool) -> None:
+    with write(bench.engine) as connection:
+        former = device.settle(connection, stated="", now=0.0)
+        current = device.settle(connection, stated="1.2.3.4.5", now=1.0)
+    bench.land("1.2.3.4", data_set("1.2.3.4") + _device_uid(former if is_former else current))
+    bench.land("1.2.3.5", data_set("1.2.3.5") + _device_uid(SHIPPED_DEVICE_UID))
+    bench.land("1.2.3.6", data_set("1.2.3.6") + _device_uid("1.2.3.4.6"))
+
+    bench.indexer.index_waiting()
+
+    assert [row.status for row in bench.rows()] == ["own", "own", "current"]
+
+
+def _device_uid(uid: str) -> bytes:
+    # (0018,1002) behind group 0020: the order of elements is no concern of a receiver.
+    value = uid.encode() + b"\0" * (len(uid) % 2)
+    return struct.pack("<HH2sH", 0x0018, 0x1002, b"UI", len(value)) + value
 
 
 def test_a_start_takes_up_what_has_no_row(bench: Bench) -> None:

@@ -87,3 +87,48 @@ def test_a_body_without_end_to_its_headers_is_refused(body: bytes) -> None:
 )
 def test_only_multipart_related_of_dicom_files_is_taken(content_type: str, boundary: str | None) -> None:
     assert boundary_of(content_type) == boundary
+
+
+@pytest.mark.parametrize(
+    ("body", "missing"),
+    [
+        (b"", "its boundary never came"),
+        (b"no delimiter", "its boundary never came"),
+        (b"--b", "after a delimiter"),
+        (b"--b\r", "after a delimiter"),
+        (b"--b\r\n", "in the headers"),
+        (b"--b\r\nContent-Type: application/dicom\r\n", "in the headers"),
+        (b"--b\r\n\r\n", "inside the part"),
+        (b"--b\r\n\r\nx\r\n--", "inside the part"),
+        (b"--b\r\n\r\nx\r\n--b", "after a delimiter"),
+        (b"--b\r\n\r\nx\r\n--b-", "after a delimiter"),
+        (b"--b\r\n\r\nx\r\n--b--", ""),
+        (b"--b\r\n\r\nx\r\n--b--\r\nepilogue", ""),
+        (b"--b--", ""),
+    ],
+)
+def test_a_cut_body_says_where_it_ends(body: bytes, missing: str) -> None:
+    splitter = Splitter("b")
+    list(splitter.feed(body))
+
+    assert missing in splitter.missing
+    assert splitter.is_complete == (missing == "")
+
+
+def test_a_part_that_ends_in_its_headers_is_empty_and_costs_no_other() -> None:
+    body = b"--b\r\nContent-Type: application/dicom\r\n--b\r\n\r\nx\r\n--b--"
+
+    for cuts in ([], list(range(1, len(body)))):
+        assert parts(body, cuts) == ([("", b""), ("", b"x")], True)
+
+
+def test_a_delimiter_that_stands_twice_begins_one_part() -> None:
+    body = b"--b\r\n--b\r\nContent-Type: application/dicom\r\n\r\nx\r\n--b\r\n--b--"
+
+    for cuts in ([], list(range(1, len(body)))):
+        assert parts(body, cuts) == ([("application/dicom", b"x")], True)
+
+
+def test_line_feeds_alone_are_no_line_ends() -> None:
+    with pytest.raises(InvalidObject, match="LF and not with CR LF"):
+        parts(b"--b\nContent-Type: application/dicom\n\nx\n--b--", [])

@@ -8,7 +8,7 @@ from casebook.case import Case, FrozenOutput, Job
 from casebook.outcomes import Prepared
 from casebook.pipelines import Pipeline
 from casebook.reading import CheckAnswer, InstanceReference, Provenance, Reading, Section, SectionKind
-from casebook.settings import DicomDestination, Hl7Destination, Settings
+from casebook.settings import DeviceSettings, DicomDestination, Hl7Destination, Settings
 from casebook.study import (
     CodedConcept,
     CompletionReason,
@@ -23,6 +23,9 @@ from dicom_node.results.derived_uids import series_instance_uid
 
 STUDY_UID = "1.2.826.0.1.3680043.8.498.7"
 DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
+
+#: How an installation names itself once its DeviceUID is known.
+DEVICE = DeviceSettings(device_uid="2.25.81985529216486895")
 
 HEADER = StudyHeader(
     identity=PatientIdentity(
@@ -192,6 +195,7 @@ def case(subject: str, *, said: Reading | None = None, prepared: Prepared | None
         reading=said,
         revision=1,
         output=output,
+        device_uid=DEVICE.device_uid,
     )
     return replace(made, **changes)
 

@@ -8,13 +8,13 @@ from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 
 from casebook.errors import IdentityConflict, UnsafeOutput, WetreadError
-from casebook.settings import DeviceSettings, Hl7Destination
+from casebook.settings import Hl7Destination
 from dicom_node.results import guards, oru
 from dicom_node.results.sr_document import build, to_bytes
 from dicom_node.results.tests import drafts
 
 SAID = drafts.reading()
-BUILT = build(SAID, DeviceSettings(), revision=1)
+BUILT = build(SAID, drafts.DEVICE, revision=1)
 UID = str(BUILT.SOPInstanceUID)
 
 
@@ -38,6 +38,9 @@ SR_LIES: dict[str, tuple[Callable[[Dataset], object], type[WetreadError]]] = {
     "no_author": (lambda ds: setattr(ds, "AuthorObserverSequence", []), UnsafeOutput),
     "person_author": (lambda ds: setattr(author(ds), "ObserverType", "PSN"), UnsafeOutput),
     "named_author": (lambda ds: setattr(author(ds), "PersonName", "Li^Lei"), UnsafeOutput),
+    "no_device": (lambda ds: ds.__delattr__("DeviceUID"), UnsafeOutput),
+    "empty_device": (lambda ds: setattr(ds, "DeviceUID", ""), UnsafeOutput),
+    "other_author": (lambda ds: setattr(author(ds), "DeviceUID", "2.25.9"), UnsafeOutput),
     "series_text": (lambda ds: setattr(ds, "SeriesDescription", "Report"), UnsafeOutput),
     "not_research": (lambda ds: setattr(ds, "ContentQualification", "PRODUCT"), UnsafeOutput),
     "wrong_title": (lambda ds: setattr(ds.ConceptNameCodeSequence[0], "CodeValue", "99999-9"), UnsafeOutput),
@@ -80,7 +83,7 @@ def test_an_sr_that_lies_is_refused(name: str) -> None:
 
 def test_what_an_earlier_version_froze_is_still_a_draft() -> None:
     said = drafts.reading("zh-CN")
-    ds = build(said, DeviceSettings(), revision=1)
+    ds = build(said, drafts.DEVICE, revision=1)
     ds.SeriesDescription = "AI DRAFT report - NOT VERIFIED"
     first = summary(ds).ContentSequence[0]
     first.TextValue = first.TextValue.replace("AI 报告草稿，未经医师审核。", "人工智能草稿，未经审核。")
@@ -95,7 +98,7 @@ def test_bytes_that_are_no_sr_are_refused(content: bytes) -> None:
 
 
 RIS = Hl7Destination(name="ris", kind="hl7", host="127.0.0.1", port=1, result_status="R")
-MESSAGE, CONTROL_ID = oru.build(SAID, RIS, DeviceSettings(), revision=1)
+MESSAGE, CONTROL_ID = oru.build(SAID, RIS, drafts.DEVICE, revision=1)
 
 ORU_LIES: dict[str, tuple[bytes, bytes, type[WetreadError]]] = {
     "final": (b"|RAD|R", b"|RAD|F", UnsafeOutput),
@@ -134,7 +137,7 @@ def test_an_oru_that_lies_is_refused(name: str) -> None:
 
 def test_a_message_whose_destination_wants_the_study_has_to_name_it_first() -> None:
     without, control_id = oru.build(
-        SAID, RIS.model_copy(update={"states_study_instance_uid": False}), DeviceSettings(), revision=1
+        SAID, RIS.model_copy(update={"states_study_instance_uid": False}), drafts.DEVICE, revision=1
     )
 
     with pytest.raises(IdentityConflict):

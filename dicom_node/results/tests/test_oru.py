@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from casebook.reading import Reading
 from casebook.sentences import split_sentences
-from casebook.settings import DeviceSettings, Hl7Destination, Settings
+from casebook.settings import Hl7Destination, Settings
 from casebook.study import CodedConcept, PatientIdentity, StudyHeader
 from dicom_node.hl7.er7 import escape, parse, unescape
 from dicom_node.hl7.structure_check import check_structure
@@ -31,7 +31,7 @@ def destination(**changes: Any) -> Hl7Destination:
 def built(said: Reading, **changes: Any) -> str:
     """Return the checked message as text."""
     ris = destination(**changes)
-    content, control_id = oru.build(said, ris, DeviceSettings(), revision=1)
+    content, control_id = oru.build(said, ris, drafts.DEVICE, revision=1)
     guards.check_oru(content, said, ris, control_id)
     text = content.decode(oru.CODECS[ris.charset])
     check_structure(text)
@@ -43,7 +43,7 @@ def test_an_english_message_is_this() -> None:
     control_id = lines[0].split("|")[9]
     stated = (
         "||||||R|||20260910002640+0000|||AI^Machine generated, not verified^99WETREAD|"
-        f"WETREAD^^{DeviceSettings().device_uid}^ISO"
+        f"WETREAD^^{drafts.DEVICE.device_uid}^ISO"
     )
     disclaimer = (
         "AI DRAFT - NOT VERIFIED. This preliminary text was written by software (Wetread 0.1.0, model phantom-cxr 1.0) "
@@ -136,7 +136,7 @@ def test_every_variant_is_valid_and_read_alike_by_another_library(
     status, charset = stated
     said = variant(language, kind)
     ris = destination(result_status=status, charset=charset)
-    content, control_id = oru.build(said, ris, DeviceSettings(), revision=1, replaces_earlier=kind == "replaces")
+    content, control_id = oru.build(said, ris, drafts.DEVICE, revision=1, replaces_earlier=kind == "replaces")
     text = content.decode(oru.CODECS[charset])
 
     check_structure(text)
@@ -281,7 +281,7 @@ def test_a_broken_message_does_not_pass_the_structural_check(old_new: tuple[str,
 def test_no_text_at_all_leaves_its_field(paragraphs: list[str]) -> None:
     said = drafts.reading(sections=drafts.sections(tuple(one.encode(errors="ignore").decode() for one in paragraphs)))
 
-    content, _ = oru.build(said, destination(), DeviceSettings(), revision=1)
+    content, _ = oru.build(said, destination(), drafts.DEVICE, revision=1)
     text = content.decode()
 
     findings = [one for one in parse(text) if one.field(3).startswith("59776-5")]

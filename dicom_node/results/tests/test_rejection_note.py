@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from casebook.case import Case
 from casebook.errors import IdentityConflict, PeerUnavailable, RejectedByPeer, UnsafeOutput, WetreadError
 from casebook.outcomes import Delivered, Prepared
-from casebook.settings import DeviceSettings, DicomDestination, Settings
+from casebook.settings import DicomDestination, Settings
 from casebook.study import RejectionReason
 from dicom_node.objects.rejection_notes import read_rejection
 from dicom_node.results import guards, rejection_note
@@ -25,7 +25,7 @@ from dicom_node.results.tests import drafts
 from dicom_node.tests.peers import archive
 
 SAID = drafts.reading(generation=2)
-DRAFT = build(SAID, DeviceSettings(), revision=2, predecessor=drafts.earlier("2.25.77"))
+DRAFT = build(SAID, drafts.DEVICE, revision=2, predecessor=drafts.earlier("2.25.77"))
 
 
 def note() -> Dataset:
@@ -36,7 +36,7 @@ def note() -> Dataset:
 
 
 def test_a_first_draft_withdraws_nothing() -> None:
-    assert rejection_note.build(build(SAID, DeviceSettings(), revision=1)) is None
+    assert rejection_note.build(build(SAID, drafts.DEVICE, revision=1)) is None
 
 
 def test_a_note_rejects_the_draft_that_is_replaced(tmp_path: Path) -> None:
@@ -50,13 +50,13 @@ def test_a_note_rejects_the_draft_that_is_replaced(tmp_path: Path) -> None:
     assert reference.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "2.25.77"
     assert ds.ContentTemplateSequence[0].TemplateIdentifier == "2010"
     # By these it is known as ours when it comes back.
-    assert ds.DeviceUID == DeviceSettings().device_uid
+    assert ds.DeviceUID == drafts.DEVICE.device_uid
     assert ds.SeriesInstanceUID != DRAFT.SeriesInstanceUID
 
 
 def test_the_same_draft_gives_the_same_note_and_another_one_another() -> None:
     other = build(
-        replace(SAID, created_at=SAID.created_at + 9), DeviceSettings(), revision=2, predecessor=drafts.earlier()
+        replace(SAID, created_at=SAID.created_at + 9), drafts.DEVICE, revision=2, predecessor=drafts.earlier()
     )
     notes = [rejection_note.build(one) for one in (DRAFT, DRAFT, other)]
     first, again, another = (to_bytes(one) for one in notes if one is not None)

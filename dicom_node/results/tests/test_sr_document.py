@@ -11,7 +11,6 @@ from pydicom.dataset import Dataset
 
 from casebook.reading import InstanceReference, Reading
 from casebook.sentences import split_sentences
-from casebook.settings import DeviceSettings
 from casebook.study import CodedConcept, PatientIdentity, StudyHeader
 from dicom_node.results.guards import check_sr
 from dicom_node.results.sr_document import build, to_bytes
@@ -21,7 +20,7 @@ from dicom_node.results.tests.hostile import CORPUS
 
 def read_back(said: Reading, **changes: Any) -> Dataset:
     """Return the SR as a receiver reads it."""
-    built = build(said, DeviceSettings(), **{"revision": 1, **changes})
+    built = build(said, drafts.DEVICE, **{"revision": 1, **changes})
     content = to_bytes(built)
     check_sr(content, said, built.SOPInstanceUID)
     return dcmread(io.BytesIO(content))
@@ -51,7 +50,7 @@ def test_the_tree_of_an_english_draft_is_this() -> None:
         "HAS CONCEPT MOD CODE 121049 English",
         "HAS CONCEPT MOD CODE 121058 Plain chest X-ray",
         "HAS OBS CONTEXT CODE 121005 Device",
-        f"HAS OBS CONTEXT UIDREF 121012 {DeviceSettings().device_uid}",
+        f"HAS OBS CONTEXT UIDREF 121012 {drafts.DEVICE.device_uid}",
         "CONTAINS CONTAINER 121111",
         (
             "  CONTAINS TEXT 121111 AI DRAFT - NOT VERIFIED. This preliminary text was written by software (Wetread 0.1.0, "
@@ -168,9 +167,9 @@ def test_revisions_share_a_series_and_name_their_predecessor() -> None:
 
 
 def test_times_are_those_of_the_site() -> None:
-    there = DeviceSettings(timezone="Asia/Shanghai")
+    there = drafts.DEVICE.model_copy(update={"timezone": "Asia/Shanghai"})
 
-    here = build(drafts.reading(), DeviceSettings(), revision=1)
+    here = build(drafts.reading(), drafts.DEVICE, revision=1)
     shanghai = build(drafts.reading(), there, revision=1)
 
     assert (here.ContentDate, here.ContentTime) == ("20260910", "002640")
@@ -268,7 +267,7 @@ def test_the_instance_uid_depends_on_the_reading_and_on_the_rendering() -> None:
     uids = {
         str(build(one, device, revision=revision).SOPInstanceUID)
         for one in (said, replace(said, created_at=said.created_at + 0.1))
-        for device in (DeviceSettings(), DeviceSettings(station_name="OTHER"))
+        for device in (drafts.DEVICE, drafts.DEVICE.model_copy(update={"station_name": "OTHER"}))
         for revision in (1, 2)
     }
 

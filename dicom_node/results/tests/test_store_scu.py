@@ -5,13 +5,13 @@ import socket
 import pytest
 
 from casebook.errors import PeerUnavailable, RejectedByPeer, UnsafeOutput
-from casebook.settings import DeviceSettings, DicomDestination
+from casebook.settings import DicomDestination
 from dicom_node.results.sr_document import build, to_bytes
 from dicom_node.results.store_scu import judge, store
 from dicom_node.results.tests import drafts
 from dicom_node.tests.peers import archive
 
-CONTENT = to_bytes(build(drafts.reading("zh-CN"), DeviceSettings(), revision=1))
+CONTENT = to_bytes(build(drafts.reading("zh-CN"), drafts.DEVICE, revision=1))
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 
 
