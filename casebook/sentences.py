@@ -18,7 +18,11 @@ _ABBREVIATIONS = frozenset(
     }
 )
 #: A list's own number: "1." or "2．" before the first word.
-_NUMBERING = re.compile(r"\d{1,2}[.．]$")
+_NUMBERING = re.compile(r"\d{1,2}[.．]")
+#: A sentence that ends inside a quotation.
+_INNER_END = re.compile(r"[。！？；].|[.!?]\s")
+#: Characters in which a bracket has to be closed to be one, and in which an abbreviation is looked for.
+_LONGEST_BRACKET, _LONGEST_WORD = 300, 40
 #: What may not begin a line.
 _NOT_FIRST = frozenset("，。、；：！？）】」』》”’,.;:!?)]%")
 
@@ -66,21 +70,21 @@ def _bracket_end(text: str, place: int) -> int:
     if closing is None:
         return 0
     depth = 0
-    for at in range(place, len(text)):
+    for at in range(place, min(len(text), place + _LONGEST_BRACKET)):
         depth += (text[at] == text[place]) - (text[at] == closing)
         if not depth:
-            inside = text[place + 1 : at]
-            # Whole sentences in quotation marks or brackets are sentences of their own right.
-            return 0 if text[place] in "“「" and len(split_sentences(inside)) > 1 else at + 1
+            # Whole sentences in quotation marks are sentences of their own right.
+            is_quotation = text[place] in "“「" and _INNER_END.search(text, place + 1, at) is not None
+            return 0 if is_quotation else at + 1
     return 0
 
 
 def _is_end(sentence: str, rest: str) -> bool:
-    if not rest.strip():
+    following = next((one for one in rest if not one.isspace()), "")
+    if not following:
         return True
-    last, following = sentence.rstrip(_CLOSING), rest.lstrip()[0]
-    words = last.strip().split()
-    if len(words) == 1 and _NUMBERING.fullmatch(words[0]):
+    last = sentence.strip().rstrip(_CLOSING)
+    if _NUMBERING.fullmatch(last):
         return False
     if not rest[0].isspace():
         # No blank: "1.5", "T2.w", "www.x.y"; but Chinese text needs none around a Western full stop.
@@ -89,7 +93,7 @@ def _is_end(sentence: str, rest: str) -> bool:
         return True
     if last.endswith("..") or following.islower() or (last[-2:-1].isdigit() and following.isdigit()):
         return False
-    word = words[-1].lstrip("".join(_PAIRS)).rstrip(_STOPS).lower() if words else ""
+    word = last[-_LONGEST_WORD:].split()[-1].lstrip("".join(_PAIRS)).rstrip(_STOPS).lower()
     return word not in _ABBREVIATIONS and not (len(word) == 1 and word.isalpha() and not _is_wide(word))
 
 
@@ -104,20 +108,22 @@ def fold(text: str, columns: int) -> str:
 
 def _broken(line: str, columns: int) -> list[str]:
     lines: list[str] = []
-    while _width(line) > columns:
-        end = _break(line, columns)
+    while (end := _break(line, columns)) < len(line):
         lines.append(line[:end].rstrip())
         line = line[end:].lstrip()
     return [*lines, line]
 
 
 def _break(line: str, columns: int) -> int:
+    """Return where the line has to be broken; its length where it fits."""
     widest = width = 0
     for character in line:
         width += _width(character)
         if width > columns:
             break
         widest += 1
+    if widest == len(line):
+        return widest
     for end in range(widest, max(0, widest - columns // 2), -1):
         before, after = line[end - 1], line[end]
         if after.isspace() or before.isspace():
@@ -127,8 +133,10 @@ def _break(line: str, columns: int) -> int:
     return max(1, widest)
 
 
-def _width(text: str) -> int:
-    return sum(0 if unicodedata.combining(one) else 2 if _is_wide(one) else 1 for one in text)
+def _width(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if _is_wide(character) else 1
 
 
 def _is_wide(character: str) -> bool:

@@ -10,6 +10,7 @@ from casebook.checks import load_checks
 from casebook.reading import InstanceReference, Reading
 from casebook.settings import SHIPPED_CONFIG_DIRECTORY
 from casebook.study import PatientIdentity, StudyHeader
+from dicom_node.results import rejection_note
 from dicom_node.results.draft_text import DraftText, compose
 from dicom_node.results.sr_document import SERIES_DESCRIPTION, build, to_bytes
 from dicom_node.results.tests import drafts
@@ -149,8 +150,11 @@ def test_every_sentence_of_a_draft_is_seen_whole(
     assert "97" not in seen.text
 
 
-def test_of_two_revisions_only_the_newer_is_seen(archive: foreign.Orthanc, viewer: Ohif, tmp_path: Path) -> None:
-    study = phantom(9103)
+@pytest.mark.parametrize("has_note", [False, True])
+def test_of_two_revisions_only_the_newer_is_seen(
+    has_note: bool, archive: foreign.Orthanc, viewer: Ohif, tmp_path: Path
+) -> None:
+    study = phantom(9103 + has_note)
     first = said_of(study, "en")
     earlier = build(first, drafts.DEVICE, revision=1)
     second = replace(
@@ -166,10 +170,14 @@ def test_of_two_revisions_only_the_newer_is_seen(archive: foreign.Orthanc, viewe
         sop_class_uid=str(earlier.SOPClassUID),
     )
     later = build(second, drafts.DEVICE, revision=2, predecessor=predecessor)
-    store(archive, tmp_path, study, to_bytes(earlier), to_bytes(later))
+    # This archive does not know rejection notes and only keeps them: a note must not stand before the draft.
+    note = rejection_note.build(later)
+    assert note is not None
+    notes = [to_bytes(note)] if has_note else []
+    store(archive, tmp_path, study, to_bytes(earlier), to_bytes(later), *notes)
 
-    seen = viewer.open(study.study_instance_uid, screenshot=screenshot("ohif-revision.png"))
+    seen = viewer.open(study.study_instance_uid, screenshot=None if has_note else screenshot("ohif-revision.png"))
 
-    assert len(seen.series) == 1
+    assert [SERIES_DESCRIPTION in one for one in seen.series] == [True, *(False for _ in notes)]
     assert_everything_is_read(seen, compose(second, revision=2, replaces_earlier=True))
     assert "revision 2" in seen.text

@@ -1,5 +1,7 @@
 """Where a sentence ends, in English and in Chinese."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +57,16 @@ def test_a_text_is_split_where_its_sentences_end(name: str) -> None:
 @given(st.text(alphabet="aB1 .。；!?()（）“”\n心.", max_size=80))
 def test_nothing_is_lost_but_blanks(text: str) -> None:
     assert "".join("".join(split_sentences(text)).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize("text", ["(", "“", "“a。", "a.", "a. ", "1 ", "。", "?!", "““a. b””", "心"])
+def test_no_text_takes_long(text: str) -> None:
+    long = text * (20_000 // len(text)) + "”" * 100
+    began = time.monotonic()
+
+    fold("".join(split_sentences(long)), 80)
+
+    assert time.monotonic() - began < 5
 
 
 def test_a_long_line_is_broken_at_blanks() -> None:

@@ -48,7 +48,11 @@ def build(document: Dataset) -> Dataset | None:
         if keyword in document:
             ds[keyword] = document[keyword]
     put(ds, "Modality", "KO")
-    put(ds, "SeriesInstanceUID", series_instance_uid(str(document.StudyInstanceUID), "rejection notes"))
+    # Each note has a series of its own, dated: OHIF lists dated series of documents behind undated ones, the drafts.
+    kind = f"rejection note of {document.SOPInstanceUID}"
+    put(ds, "SeriesInstanceUID", series_instance_uid(str(document.StudyInstanceUID), kind))
+    put(ds, "SeriesDate", str(document.ContentDate))
+    put(ds, "SeriesTime", str(document.ContentTime))
     put(ds, "SeriesNumber", SERIES_NUMBER)
     put(ds, "SeriesDescription", SERIES_DESCRIPTION)
     ds.ReferencedPerformedProcedureStepSequence = []

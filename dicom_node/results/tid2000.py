@@ -31,8 +31,9 @@ from dicom_node.results.report_codes import (
 )
 from dicom_node.results.sr_elements import code_item, put
 
-#: OHIF shows a finding as preformatted text and breaks no line itself: a longer sentence would run off the screen.
-FINDING_COLUMNS = 80
+#: OHIF shows a finding as preformatted text and breaks no line itself: a longer sentence would run off the screen. Its
+#: viewport has so many columns on a screen of 1024 pixels, or beside an image on one of 1920.
+FINDING_COLUMNS = 64
 
 _CONTAINS = "CONTAINS"
 _MODIFIER = "HAS CONCEPT MOD"

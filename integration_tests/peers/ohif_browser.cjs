@@ -5,7 +5,7 @@ const { chromium } = require('playwright-core')
 const [url, profile, screenshot] = process.argv.slice(2)
 const WAIT_MS = 60_000
 // The smallest screen a report is read on; a screenshot is high enough for the whole report.
-const SIZE = { width: 1280, height: 800 }
+const SIZE = { width: 1024, height: 768 }
 const SCREENSHOT_SIZE = { width: 1280, height: 1440 }
 
 async function main() {

@@ -163,6 +163,24 @@ def test_a_note_that_did_not_arrive_is_sent_again_with_the_draft() -> None:
     assert peer.data_sets[:2] == peer.data_sets[2:]
 
 
+def test_nothing_is_sent_when_the_note_would_withdraw_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = second_draft()
+    real = rejection_note.build
+
+    def lying(document: Dataset) -> Dataset | None:
+        built = real(document)
+        assert built is not None
+        _reject_an_image(built)
+        return built
+
+    monkeypatch.setattr(rejection_note, "build", lying)
+
+    with archive(0x0000, 0x0000, further_sop_class_uids=(KEY_OBJECT_SELECTION,)) as peer, pytest.raises(UnsafeOutput):
+        send(ready, settings(peer.port, takes_notes=True))
+
+    assert not peer.data_sets
+
+
 def test_an_archive_that_takes_no_notes_is_named_with_the_setting_to_change() -> None:
     with archive(0x0000) as peer, pytest.raises(RejectedByPeer, match="rejection_notes"):
         send(second_draft(), settings(peer.port, takes_notes=True))

@@ -100,7 +100,7 @@ def test_each_sentence_of_the_findings_is_an_item_and_none_is_wider_than_a_viewe
     findings = next(one for one in ds.ContentSequence if one.ConceptNameCodeSequence[0].CodeValue == "121070")
     texts = [str(one.TextValue) for one in findings.ContentSequence]
     assert [" ".join(one.split()) for one in texts] == ["Nodule of 1.5 cm.", long, "Lungs clear."]
-    assert max(len(line) for one in texts for line in one.split("\r\n")) <= 80
+    assert max(len(line) for one in texts for line in one.split("\r\n")) <= 64
 
 
 def test_before_the_disclaimer_stands_only_what_the_templates_require() -> None:
