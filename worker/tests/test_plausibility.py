@@ -75,7 +75,7 @@ def test_without_statistics_only_noise_and_pages_are_known(film: NDArray[np.floa
     noise = np.random.default_rng(3).random(film.shape, dtype=np.float32)
 
     assert why_implausible(noise, None) == "it is noise"
-    assert why_implausible(np.round(film), None)
+    assert why_implausible(np.round(film).astype(np.float32), None)
     assert why_implausible(film / 16, None) == ""
     assert why_implausible(np.stack([film, film / 2, film], axis=-1), None) == ""
 
