@@ -86,7 +86,9 @@ def slices(folder: Path, count_of: int = SLICES) -> list[Path]:
         ds.BitsAllocated = ds.BitsStored = 16
         ds.HighBit, ds.PixelRepresentation = 15, 0
         ds.RescaleSlope, ds.RescaleIntercept, ds.WindowCenter, ds.WindowWidth = 1, -1024, 40, 400
-        ds.PixelData = rng.integers(0, 2048, (64, 64), dtype=np.uint16).tobytes()
+        ds.PixelData = np.kron(
+            rng.integers(0, 2048, (8, 8), dtype=np.uint16), np.ones((8, 8), dtype=np.uint16)
+        ).tobytes()
         paths.append(folder / f"{number + 1:02}.dcm")
         ds.save_as(paths[-1], enforce_file_format=True)
     return paths

@@ -253,7 +253,7 @@ def _rendered(views: Sequence[View], entry: ModelEntry, settings: Settings) -> t
         if float(image.max()) - float(image.min()) < _BLANK:
             blank.append(view)
             continue
-        reason = why_implausible(image, _statistics(entry) if view.is_film else None)
+        reason = why_implausible(image, _statistics(entry), is_film=view.is_film)
         if reason:
             faults[view.sop_instance_uid] = Skipped(
                 sop_instance_uid=view.sop_instance_uid, reason=reason, why=Why.IMPLAUSIBLE

@@ -109,7 +109,7 @@ def load_statistics(path: Path) -> PictureStatistics:
     return load_yaml(path, PictureStatistics)
 
 
-def why_implausible(image: Plane, statistics: PictureStatistics | None) -> str:
+def why_implausible(image: Plane, statistics: PictureStatistics | None, *, is_film: bool = True) -> str:
     """Say in words what of a picture does not look as it should; nothing where it looks right.
 
     Parameters
@@ -117,24 +117,37 @@ def why_implausible(image: Plane, statistics: PictureStatistics | None) -> str:
     image
         Shape (rows, columns) for grey or (rows, columns, 3) for colour, in [0, 1], as the model would see it.
     statistics
-        Of the films the entry was made for; without them, or for a slice, only the general checks are made.
+        Of the films the entry was made for; without them, only the general checks are made.
+    is_film
+        A slice of a stack may be nearly empty and is only looked at for noise.
     """
     plane = _grey(image)
-    if statistics is None:
-        return "" if plane is None or min(plane.shape) < _SHORTEST else why_no_picture_at_all(look_at(plane))
+    if statistics is None or not is_film:
+        return "" if plane is None or min(plane.shape) < _SHORTEST else _why_generally(look_at(plane), is_film=is_film)
     if plane is None:
         return "it is in colour"
     if min(plane.shape) < _SHORTEST:
         return "it has too few pixels"
     looks = look_at(plane)
-    return why_no_picture_at_all(looks) or why_out_of_range(measure(looks, np.array(statistics.mean_film)), statistics)
+    return _why_generally(looks, is_film=True) or why_out_of_range(
+        measure(looks, np.array(statistics.mean_film)), statistics
+    )
 
 
-def why_no_picture_at_all(looks: Looks) -> str:
-    """Say what no picture of anything can look like: noise without a picture, or a page of text."""
+def _why_generally(looks: Looks, *, is_film: bool) -> str:
+    return why_noise(looks) or (why_page(looks) if is_film else "")
+
+
+def why_noise(looks: Looks) -> str:
+    """Say that a picture is noise and nothing else, which no picture of anything looks like."""
     contrast = float(looks.small.std())
     if contrast > 0 and _noise(looks.small) > _NOISE_OVER_CONTRAST * contrast:
         return "it is noise"
+    return ""
+
+
+def why_page(looks: Looks) -> str:
+    """Say that a picture has the few shades of a page of text."""
     if int((looks.histogram > 0).sum()) <= _LEVELS_OF_A_PAGE:
         return "it is a page or a drawing in a few shades of grey"
     return ""

@@ -75,9 +75,18 @@ def test_without_statistics_only_noise_and_pages_are_known(film: NDArray[np.floa
     noise = np.random.default_rng(3).random(film.shape, dtype=np.float32)
 
     assert why_implausible(noise, None) == "it is noise"
-    assert why_implausible(np.round(film), None)
+    assert why_implausible(np.round(film).astype(np.float32), None)
     assert why_implausible((film / 16).astype(np.float32), None) == ""
     assert why_implausible(np.stack([film, film / 2, film], axis=-1).astype(np.float32), None) == ""
+
+
+def test_a_slice_may_be_nearly_empty_but_not_noise(film: NDArray[np.float32]) -> None:
+    empty = np.zeros_like(film)
+    empty[100, 100:110] = 1
+    noise = np.random.default_rng(4).random(film.shape, dtype=np.float32)
+
+    assert why_implausible(empty, STATISTICS, is_film=False) == ""
+    assert why_implausible(noise, STATISTICS, is_film=False) == "it is noise"
 
 
 def test_a_value_that_is_no_number_is_implausible(film: NDArray[np.float32]) -> None:

@@ -109,3 +109,16 @@ def test_the_digest_changes_with_a_byte_and_with_a_name_and_with_nothing_else(tm
 def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelRefused, match="no model lies here"):
         digest(tmp_path / "none")
+
+
+def test_the_pictures_of_an_entry_lie_beside_it_or_with_the_shipped_ones(tmp_path: Path) -> None:
+    shipped = (CONFIG / "phantom-cxr.yaml").read_text(encoding="utf-8")
+    (tmp_path / "models").mkdir()
+    copied = tmp_path / "models" / "phantom-cxr.yaml"
+    copied.write_text(shipped, encoding="utf-8")
+    lost = tmp_path / "models" / "lost.yaml"
+    lost.write_text(shipped.replace("pictures/phantom-cxr.yaml", "pictures/nowhere.yaml"), encoding="utf-8")
+
+    assert load_entry(copied).pictures == CONFIG / "pictures" / "phantom-cxr.yaml"
+    with pytest.raises(SettingsError, match=r"no such file: pictures/nowhere\.yaml"):
+        load_entry(lost)
