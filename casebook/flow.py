@@ -20,7 +20,18 @@ from sqlalchemy import Connection
 from casebook import audit, generations, intake, queue, store
 from casebook.case import Case, Job
 from casebook.errors import IdentityConflict, LostLease, Retryable, SettingsError, WetreadError
-from casebook.outcomes import Classed, Counted, Delivered, Drafted, Held, Outcome, Prepared, Refused
+from casebook.outcomes import (
+    FIRST_COPY_UNREADABLE,
+    UNREADABLE,
+    Classed,
+    Counted,
+    Delivered,
+    Drafted,
+    Held,
+    Outcome,
+    Prepared,
+    Refused,
+)
 from casebook.pipelines import Pipeline, choose
 from casebook.settings import ArchiveSettings, QueueSettings
 from casebook.study import (
@@ -374,13 +385,25 @@ def _class_repeated(connection: Connection, job: Job, outcome: Classed, now: flo
     if outcome.is_variant:
         _note(connection, job, now, "repeated_image_is_variant", outcome.reason)
         return
-    generations.hold(
-        connection,
-        job.study_instance_uid,
-        now=now,
-        reason="repeated_image_differs",
-        detail="An image arrived twice under one SOP Instance UID with another patient or other pixels.",
-    )
+    reason, detail = _CONFLICTS.get(outcome.reason, _CONFLICT)
+    generations.hold(connection, job.study_instance_uid, now=now, reason=reason, detail=detail)
+
+
+_CONFLICT = (
+    "repeated_image_differs",
+    "An image arrived twice under one SOP Instance UID with another patient or other pixels.",
+)
+#: Reason of a verdict -> why the study is held; any other is a plain difference.
+_CONFLICTS = {
+    UNREADABLE: (
+        "repeated_image_unreadable",
+        "An image arrived twice with other bytes, and the later copy is damaged, so they cannot be compared.",
+    ),
+    FIRST_COPY_UNREADABLE: (
+        "repeated_image_unreadable",
+        "An image arrived twice with other bytes, and the first copy is damaged, so they cannot be compared.",
+    ),
+}
 
 
 def fail(connection: Connection, job: Job, error: BaseException, *, terms: Terms, random: Random) -> None:

@@ -58,6 +58,10 @@ class Delivered:
     acknowledgement: str
 
 
+#: Reasons of `Classed`: a copy is damaged, so that nobody can say what it shows.
+UNREADABLE, FIRST_COPY_UNREADABLE = "unreadable", "first_copy_unreadable"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classed:
     """`classify` compared a repeated SOP Instance UID with the first copy."""

@@ -305,7 +305,7 @@ def _say_held(connection: Connection, study: Study, *, show_patient_ids: bool) -
             f"Held for a person: {ranges}, so no draft is written for either{names}.",
             f"{release} (the draft then reads only the images that carry this, and says so; no image is re-labelled).",
         )
-    if study.reason in ("repeated_image_differs", "repeated_image_not_compared"):
+    if study.reason in _ABOUT_A_REPEATED_IMAGE:
         conflicting = _of_status(instances, (InstanceStatus.CONFLICT, InstanceStatus.UNCLASSED))
         which = f" ({conflicting[0].sop_instance_uid})" if conflicting else ""
         return f"Held for a person: {study.detail.rstrip('.')}{which}.", f"{release} (the first copy is read)."
@@ -313,6 +313,7 @@ def _say_held(connection: Connection, study: Study, *, show_patient_ids: bool) -
     return f"Held for a person: {detail} ({study.reason}).", f"{release}."
 
 
+_ABOUT_A_REPEATED_IMAGE = ("repeated_image_differs", "repeated_image_not_compared", "repeated_image_unreadable")
 #: What a person has to choose beside the PatientID where the images disagree about it too.
 _RELEASE_OPTIONS = {
     "issuer_of_patient_id": "--issuer ISSUER",

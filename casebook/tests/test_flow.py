@@ -598,6 +598,18 @@ def test_a_conflicting_copy_holds_the_study_and_keeps_the_first_copy(room: Room)
     assert room.live_jobs() == []
 
 
+@pytest.mark.parametrize(("verdict", "which"), [("unreadable", "later copy"), ("first_copy_unreadable", "first copy")])
+def test_a_damaged_copy_holds_the_study_and_is_not_called_another_patient(room: Room, verdict: str, which: str) -> None:
+    room.receive(1)
+    room.complete()
+    room.receive(1, content=b"damaged")
+    room.advance(room.claim("classify"), Classed(is_variant=False, reason=verdict))
+
+    assert (room.study().state, room.study().reason) == (StudyState.HELD, "repeated_image_unreadable")
+    assert f"the {which} is damaged" in room.study().detail
+    assert room.statuses() == [InstanceStatus.CURRENT, InstanceStatus.CONFLICT]
+
+
 def test_copies_that_cannot_be_compared_hold_the_study(room: Room) -> None:
     room.receive(1)
     room.receive(1, content=b"other")

@@ -347,12 +347,13 @@ def test_a_hold_for_one_destination_says_what_mends_it(
     assert advice in say(wiring).advice
 
 
-def test_a_held_repeated_image_is_named(wiring: Wiring, clock: FrozenClock) -> None:
+@pytest.mark.parametrize("verdict", ["pixels_differ", "unreadable", "first_copy_unreadable"])
+def test_a_held_repeated_image_is_named(wiring: Wiring, clock: FrozenClock, verdict: str) -> None:
     receive(wiring, 1)
     again = a_received_instance(1, content=b"other")
     with wiring.write() as connection:
         intake.record_instances(connection, [again], clock.now())
-    run(wiring, "io", classify=lambda _: Classed(is_variant=False, reason="pixels_differ"))
+    run(wiring, "io", classify=lambda _: Classed(is_variant=False, reason=verdict))
 
     said = say(wiring)
 
