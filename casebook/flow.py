@@ -363,7 +363,8 @@ def _hold(connection: Connection, job: Job, outcome: Held, now: float) -> None:
         now=now,
         reason=outcome.reason,
         detail=outcome.detail,
-        stop_others=not outcome.only_this_output,
+        destination=job.subject if outcome.only_this_output else "",
+        differences=outcome.differences,
     )
 
 

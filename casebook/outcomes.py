@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from casebook.reading import Reading
-from casebook.study import Prior, ReceivedInstance
+from casebook.study import Difference, Prior, ReceivedInstance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,8 @@ class Held:
     detail: str
     #: Only this destination cannot be served; the other outputs of the study are as right as before.
     only_this_output: bool = False
+    #: What the two sides say, where they differ.
+    differences: tuple[Difference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

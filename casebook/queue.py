@@ -227,7 +227,14 @@ def due_queues(connection: Connection, *, now: float) -> list[str]:
 
 
 def supersede(
-    connection: Connection, *, study_instance_uid: str, now: float, steps: Sequence[str], reason: str, besides: int = 0
+    connection: Connection,
+    *,
+    study_instance_uid: str,
+    now: float,
+    steps: Sequence[str],
+    reason: str,
+    besides: int = 0,
+    subject: str | None = None,
 ) -> int:
     """End every unfinished job of these steps of a study; a worker that holds one is fenced off.
 
@@ -235,6 +242,8 @@ def supersede(
     ----------
     besides
         Id of a job that stays as it is.
+    subject
+        Only jobs about this.
 
     Returns
     -------
@@ -247,6 +256,7 @@ def supersede(
             _job.step.in_(steps),
             _job.state.in_((*_WAITING, JobState.RUNNING, JobState.DEAD)),
             _job.id != besides,
+            *(() if subject is None else (_job.subject == subject,)),
         )
         .values(
             state=JobState.SUPERSEDED,
