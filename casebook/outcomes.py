@@ -85,4 +85,21 @@ class Counted:
     priors: tuple[Prior, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """A line for the timeline of a study."""
+
+    #: Static name in the past tense.
+    action: str
+    #: Without patient data.
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleared:
+    """What stands before a step let it begin."""
+
+    notes: tuple[Note, ...] = ()
+
+
 Outcome = Drafted | Refused | Held | Prepared | Delivered | Classed | Counted

@@ -148,8 +148,22 @@ def finish(connection: Connection, job: Job, *, now: float) -> None:
     _end_attempt(connection, job, now=now, result="done")
 
 
-def retry(connection: Connection, job: Job, *, now: float, wait_s: float, reason: str, detail: str) -> None:
+def retry(
+    connection: Connection,
+    job: Job,
+    *,
+    now: float,
+    wait_s: float,
+    reason: str,
+    detail: str,
+    max_attempts: int | None = None,
+) -> None:
     """Give the job back for a later attempt.
+
+    Parameters
+    ----------
+    max_attempts
+        What it may take from now on; None: as before.
 
     Raises
     ------
@@ -163,6 +177,7 @@ def retry(connection: Connection, job: Job, *, now: float, wait_s: float, reason
         owner=None,
         lease_until=None,
         run_after=now + wait_s,
+        max_attempts=job.max_attempts if max_attempts is None else max_attempts,
         reason=reason,
         detail=detail,
     )

@@ -673,6 +673,7 @@ def _to_output(row: Row[Any]) -> FrozenOutput:
         sha256=row.sha256,
         object_uid=row.object_uid,
         object_class=row.object_class,
+        first_sent_at=row.first_sent_at,
     )
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from casebook import decisions, intake, queue, store
 from casebook.case import Case, Job
 from casebook.errors import IdentityConflict, InvalidObject, LostLease, PeerUnavailable
-from casebook.outcomes import Classed, Counted, Drafted, Outcome, Prepared, Refused
+from casebook.outcomes import Classed, Cleared, Counted, Drafted, Outcome, Prepared, Refused
 from casebook.runner import Runner, is_away
 from casebook.settings import ArchiveSettings, QueueSettings, Settings
 from casebook.simulation.ends import End
@@ -357,7 +357,8 @@ class Hospital:
             world.after(_LIMITS.lease_s / 3, lambda: self._beat(process, job))
         yield world.random.uniform(0.0, 0.3)
         try:
-            case = runner.begin(job)
+            case = runner.load(job)
+            runner.begin(job, Cleared())
             if job.step == "send":
                 self.promises.send_begins(case)
             outcomes: list[Outcome] = []
