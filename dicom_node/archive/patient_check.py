@@ -16,6 +16,7 @@ leaves a key out, or empty              goes on            goes on
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydicom import charset
 from pydicom.dataelem import RawDataElement
@@ -184,7 +185,7 @@ def _archived(answer: Dataset) -> ArchivedIdentity:
 
 
 def _bytes_of(answer: Dataset, keyword: str) -> bytes:
-    element = answer.get_item(keyword)
+    element: Any = answer.get_item(keyword)
     if isinstance(element, RawDataElement):
         return element.value or b""
     return b"" if element is None else str(element.value or "").encode("utf-8")
