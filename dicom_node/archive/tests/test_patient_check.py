@@ -220,7 +220,7 @@ def an_archive(*answers: Dataset, status: int = 0x0000) -> Iterator[tuple[QueryS
 
     entity = AE("PACS")
     entity.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
-    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, find)])
+    server: Any = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, find)])
     try:
         port = server.socket.getsockname()[1]
         yield QuerySettings(host="127.0.0.1", port=port, ae_title="PACS", timeout_s=5), asked
