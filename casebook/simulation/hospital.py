@@ -342,7 +342,7 @@ class Hospital:
             return
         # A line that is handed on late: another listener records what it acknowledged later.
         world.after(
-            world.random.uniform(0.0, 20.0) if world.happens("row written late", 0.1) else 0.0, listener.process.poke
+            world.random.uniform(0.0, 20.0) if world.happens("row written late", 0.3) else 0.0, listener.process.poke
         )
 
     def _keep(self, path: str, image: Image) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from casebook.study import ReceivedInstance
@@ -115,6 +115,9 @@ def _plan(random: Random, uid: str, begins_at_s: float, other: Image | None) -> 
     if random.random() < 0.12:
         troubles.append("variant under one UID")
         sends.append((random.uniform(1.0, 300.0), image(1, edition=2)))  # a variant
+    if random.random() < 0.25:
+        troubles.append("two copies at one moment")
+        sends.append((sends[0][0] + 0.05, replace(sends[0][1], edition=4)))
     if random.random() < 0.06:
         troubles.append("other pixels under one UID")
         sends.append((random.uniform(1.0, 300.0), image(1, pixels="other pixels")))

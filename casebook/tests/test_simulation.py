@@ -29,7 +29,7 @@ def test_every_promise_holds_in_a_hospital_where_everything_goes_wrong(seed: int
 
     assert sum(report.endings.values()) == 30
     assert report.endings["delivered"] > 15
-    assert report.deaths > 20
+    assert report.deaths >= 20
     assert report.faults["wake-up lost"] > 50
 
 
