@@ -52,6 +52,8 @@ class FrozenOutput:
     sha256: str
     object_uid: str
     object_class: str
+    #: Seconds since the epoch; None while not a byte of it has left.
+    first_sent_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 from billiard.process import current_process
@@ -23,7 +24,7 @@ from casebook.errors import LostLease, WetreadError
 from casebook.flow import STEPS
 from casebook.logs import configure_logs, get_logger
 from casebook.pipelines import Pipeline
-from casebook.runner import Body, Runner, keep_lease
+from casebook.runner import Body, Gate, Runner, keep_lease
 from casebook.settings import Settings, load_settings
 from casebook.wakeups import LOOK_TASK, build_app, queue_name, waker
 from casebook.wiring import Wiring, wire
@@ -35,6 +36,7 @@ _STOP_SIGNAL = signal.SIGUSR2
 #: Seconds between two looks of a parent at its children, and of a child at its parent; leases outlast it by far.
 _LOOK_AT_FAMILY_S = 0.5
 _BODIES_KEY = "wetread_bodies"
+_GATES_KEY = "wetread_gates"
 _log = get_logger()
 
 #: What a body module may offer as `warm`: it loads once what every job needs.
@@ -53,7 +55,7 @@ def build_role_app(
     concurrency
         Children; one per GPU.
     bodies
-        Step name -> ``module:function``; default: those of `flow.STEPS` for this queue.
+        Step name -> ``module:function``; default: those of `flow.STEPS` for this queue, with their gates.
     """
     app = build_app(settings or load_settings(), name=role)
     app.conf.update(
@@ -61,6 +63,7 @@ def build_role_app(
             "include": ["casebook.celery_role"],
             "worker_concurrency": concurrency,
             _BODIES_KEY: dict(bodies or {step.name: step.body for step in STEPS if step.queue == role}),
+            _GATES_KEY: {step.name: step.gate for step in STEPS if step.queue == role and step.gate and not bodies},
         }
     )
     return app
@@ -89,13 +92,13 @@ def look(queue_name: str) -> None:
 class Child:
     """What a child process holds: its runner and the job in hand."""
 
-    def __init__(self, wiring: Wiring, bodies: Mapping[str, Body]) -> None:
-        """Take the wiring of this process and the bodies of its queue."""
+    def __init__(self, wiring: Wiring, bodies: Mapping[str, Body], gates: Mapping[str, Gate] | None = None) -> None:
+        """Take the wiring of this process, and the bodies and gates of its queue."""
         self._wiring = wiring
         self._job: Job | None = None
         self._idle = threading.Event()
         self._idle.set()
-        self.runner = Runner(wiring, bodies, heartbeat=self._hold)
+        self.runner = Runner(wiring, bodies, heartbeat=self._hold, gates=gates)
 
     @contextmanager
     def _hold(self, wiring: Wiring, job: Job) -> Iterator[None]:
@@ -176,18 +179,23 @@ def _build_child(app: Celery, role: str) -> Child:
     bodies: dict[str, Body] = {}
     facts: dict[str, str] = {}
     for step, place in named.items():
-        module_name, _, function = place.partition(":")
-        module = importlib.import_module(module_name)
-        bodies[step] = getattr(module, function)
+        module, bodies[step] = _function_at(place)
         warm: Warm | None = getattr(module, "warm", None)
         if warm is not None:
             warm(settings, wiring.pipelines)
             facts["models"] = ", ".join(sorted({pipeline.model for pipeline in wiring.pipelines}))
+    gates: dict[str, Gate] = {step: _function_at(place)[1] for step, place in app.conf[_GATES_KEY].items()}
     presence.announce(settings, role, facts)
     _log.info("role_started", queue=role, pid=os.getpid())
     # Work may have waited for this process; the next wake-up could be a sweep away.
     wiring.wake(role)
-    return Child(wiring, bodies)
+    return Child(wiring, bodies, gates)
+
+
+def _function_at(place: str) -> tuple[ModuleType, Any]:
+    module_name, _, function = place.partition(":")
+    module = importlib.import_module(module_name)
+    return module, getattr(module, function)
 
 
 def _wait_for_the_end(child: Child, parent: int) -> None:

@@ -17,6 +17,7 @@
     ├── LostLease                  another worker owns the job now
     └── Retryable                  may work later
         ├── PeerUnavailable        no connection, no answer, or a busy answer
+        ├── PatientNotConfirmed    the archive that has to say whose a study is does not say it yet
         ├── StorageFull            no room for what arrives
         └── StoreUnavailable       the database does not answer
 """
@@ -83,6 +84,10 @@ class Retryable(WetreadError):
 
 class PeerUnavailable(Retryable):
     """The destination cannot be reached or is busy."""
+
+
+class PatientNotConfirmed(Retryable):
+    """The archive has not said yet whose the study is."""
 
 
 class StorageFull(Retryable):

@@ -20,8 +20,27 @@ from sqlalchemy import Connection
 
 from casebook import audit, device, generations, intake, queue, store
 from casebook.case import Case, Job
-from casebook.errors import IdentityConflict, LostLease, Retryable, SettingsError, WetreadError
-from casebook.outcomes import Classed, Counted, Delivered, Drafted, Held, Outcome, Prepared, Refused
+from casebook.errors import (
+    IdentityConflict,
+    LostLease,
+    PatientNotConfirmed,
+    Retryable,
+    SettingsError,
+    WetreadError,
+)
+from casebook.outcomes import (
+    FIRST_COPY_UNREADABLE,
+    UNREADABLE,
+    Classed,
+    Cleared,
+    Counted,
+    Delivered,
+    Drafted,
+    Held,
+    Outcome,
+    Prepared,
+    Refused,
+)
 from casebook.pipelines import Pipeline, choose
 from casebook.settings import ArchiveSettings, QueueSettings
 from casebook.study import (
@@ -44,12 +63,16 @@ class Step:
     queue: str
     #: Function that does it, as `module:function`.
     body: str
+    #: Function that has to clear it first, where there is one; nothing has left when it is asked.
+    gate: str = ""
 
 
+_PATIENT_CHECK = "dicom_node.archive.patient_check:check_patient"
 STEPS: tuple[Step, ...] = (
     Step(name="read", queue="gpu", body="worker.read:read"),
-    Step(name="prepare", queue="io", body="dicom_node.results.prepare:prepare"),
-    Step(name="send", queue="io", body="dicom_node.results.send:send"),
+    # What goes out knows nothing of the archive; whether the study is still this patient's is asked before it begins.
+    Step(name="prepare", queue="io", body="dicom_node.results.prepare:prepare", gate=_PATIENT_CHECK),
+    Step(name="send", queue="io", body="dicom_node.results.send:send", gate=_PATIENT_CHECK),
     # Beside the line: the archive is asked how many images there are, before a quiet study counts as complete.
     Step(name="count", queue="io", body="dicom_node.archive.count:count"),
     # Beside the line: a repeated SOP Instance UID is compared with the first copy.
@@ -295,6 +318,20 @@ def _load_classify(connection: Connection, job: Job, study: Study) -> Case:
     )
 
 
+def note_cleared(connection: Connection, job: Job, cleared: Cleared, *, terms: Terms) -> None:
+    """Write, under the fence, what was noted when a job was cleared.
+
+    Raises
+    ------
+    LostLease
+        When the job is no longer ours.
+    """
+    store.lock_study(connection, job.study_instance_uid)
+    queue.renew(connection, job, lease_until=terms.now + terms.limits.lease_s)
+    for note in cleared.notes:
+        _note(connection, job, terms.now, note.action, note.detail)
+
+
 def begin_send(connection: Connection, job: Job, *, terms: Terms) -> None:
     """Note, under the fence, that bytes are about to leave; commit before sending.
 
@@ -370,7 +407,8 @@ def _hold(connection: Connection, job: Job, outcome: Held, now: float) -> None:
         now=now,
         reason=outcome.reason,
         detail=outcome.detail,
-        stop_others=not outcome.only_this_output,
+        destination=job.subject if outcome.only_this_output else "",
+        differences=outcome.differences,
     )
 
 
@@ -392,13 +430,25 @@ def _class_repeated(connection: Connection, job: Job, outcome: Classed, now: flo
     if outcome.is_variant:
         _note(connection, job, now, "repeated_image_is_variant", outcome.reason)
         return
-    generations.hold(
-        connection,
-        job.study_instance_uid,
-        now=now,
-        reason="repeated_image_differs",
-        detail="An image arrived twice under one SOP Instance UID with another patient or other pixels.",
-    )
+    reason, detail = _CONFLICTS.get(outcome.reason, _CONFLICT)
+    generations.hold(connection, job.study_instance_uid, now=now, reason=reason, detail=detail)
+
+
+_CONFLICT = (
+    "repeated_image_differs",
+    "An image arrived twice under one SOP Instance UID with another patient or other pixels.",
+)
+#: Reason of a verdict -> why the study is held; any other is a plain difference.
+_CONFLICTS = {
+    UNREADABLE: (
+        "repeated_image_unreadable",
+        "An image arrived twice with other bytes, and the later copy is damaged, so they cannot be compared.",
+    ),
+    FIRST_COPY_UNREADABLE: (
+        "repeated_image_unreadable",
+        "An image arrived twice with other bytes, and the first copy is damaged, so they cannot be compared.",
+    ),
+}
 
 
 def fail(connection: Connection, job: Job, error: BaseException, *, terms: Terms, random: Random) -> None:
@@ -423,7 +473,11 @@ def fail(connection: Connection, job: Job, error: BaseException, *, terms: Terms
         _ask_later(connection, store.get_study(connection, job.study_instance_uid), terms)
         return
     permanent = isinstance(error, WetreadError) and not isinstance(error, Retryable)
-    if permanent or job.attempt >= job.max_attempts:
+    max_attempts = job.max_attempts
+    if isinstance(error, PatientNotConfirmed):
+        # The archive has as long as a destination has: a result of any step waits for it.
+        max_attempts = max(max_attempts, terms.limits.max_send_attempts)
+    if permanent or job.attempt >= max_attempts:
         queue.bury(connection, job, now=terms.now, reason=reason, detail=detail)
         _note(connection, job, terms.now, "job_died", f"{job.step} {reason}")
         if job.step == "classify":
@@ -439,7 +493,13 @@ def fail(connection: Connection, job: Job, error: BaseException, *, terms: Terms
         return
     longest_s = min(terms.limits.backoff_cap_s, terms.limits.backoff_first_s * 2 ** (job.attempt - 1))
     queue.retry(
-        connection, job, now=terms.now, wait_s=longest_s * random.uniform(0.5, 1.0), reason=reason, detail=detail
+        connection,
+        job,
+        now=terms.now,
+        wait_s=longest_s * random.uniform(0.5, 1.0),
+        max_attempts=max_attempts,
+        reason=reason,
+        detail=detail,
     )
 
 

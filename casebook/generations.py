@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from casebook import audit, queue, store
 from casebook.outcomes import ONE_OUTPUT
-from casebook.study import Study, StudyState
+from casebook.study import Difference, Hold, Study, StudyState
 
 #: Steps that belong to one generation; classifying a repeated object does not.
 GENERATION_STEPS = ("count", "read", "prepare", "send")
@@ -36,16 +36,24 @@ def hold(
     now: float,
     reason: str,
     detail: str,
-    stop_others: bool = True,
+    destination: str = "",
+    differences: tuple[Difference, ...] = (),
 ) -> None:
-    """Stop everything of a study until a person decides.
+    """Stop everything of a study until a person decides, and keep the reason beside those it has already.
 
     Parameters
     ----------
-    stop_others
-        False lets the other outputs of the study go on: only one destination cannot be served.
+    destination
+        The one that cannot be served; the other outputs of the study go on.
+    differences
+        What the two sides say, where the reason is that they differ.
     """
-    if stop_others:
+    study = store.get_study(connection, study_instance_uid)
+    one = Hold(destination=destination, reason=reason, detail=detail, differences=differences)
+    store.add_hold(connection, study_instance_uid, study.generation, one, now=now)
+    if destination and study.state is StudyState.HELD and not holds_one_output(study):
+        return  # The study as a whole is held already; what stops it all comes first.
+    if not destination:
         queue.supersede(
             connection, study_instance_uid=study_instance_uid, now=now, steps=GENERATION_STEPS, reason="held"
         )

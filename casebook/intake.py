@@ -4,7 +4,7 @@ Everything runs inside the caller's transaction, and no two transactions record 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 
 from sqlalchemy import Connection
@@ -45,7 +45,7 @@ def record_instances(
     known: dict[str, list[Copy]] = defaultdict(list)
     for copy in store.copies(connection, {one.sop_instance_uid for one in received}) if held is None else held:
         known[copy.sop_instance_uid].append(copy)
-    ordered = sorted(received, key=lambda one: (one.study_instance_uid, one.received_at))
+    ordered = sorted(received, key=lambda one: (one.study_instance_uid, one.acknowledged_ns, one.received_at))
     equal: dict[str, str] = {}
     for study_instance_uid, group in groupby(ordered, key=lambda one: one.study_instance_uid):
         equal |= _record_study(connection, study_instance_uid, list(group), known, now)
@@ -68,15 +68,17 @@ def _record_study(
     equal: dict[str, str] = {}
     for one in group:
         held = known[one.sop_instance_uid]
-        twins = [
-            copy.path for copy in held if copy.study_instance_uid == study_instance_uid and copy.sha256 == one.sha256
-        ]
+        twins = [copy for copy in held if copy.study_instance_uid == study_instance_uid and copy.sha256 == one.sha256]
         if twins:
             # One that has its row already comes again when nobody could be told so.
-            if one.path not in twins:
-                equal[one.path] = twins[0]
+            if one.path not in {twin.path for twin in twins}:
+                equal[one.path] = twins[0].path
+                if was_acknowledged_before(one, twins[0]):
+                    store.set_acknowledged(connection, twins[0].path, one.acknowledged_ns)
             continue
         status = _status_of(one, held)
+        if status is InstanceStatus.CONFLICT and _take_place_in_other_studies(connection, one, held, now):
+            status = InstanceStatus.CURRENT
         reason = rejected.get(one.sop_instance_uid, "") if status is InstanceStatus.CURRENT else ""
         if reason:
             status = InstanceStatus.EXCLUDED
@@ -86,6 +88,8 @@ def _record_study(
                 study_instance_uid=study_instance_uid,
                 path=one.path,
                 sha256=one.sha256,
+                status=status,
+                acknowledged_ns=one.acknowledged_ns,
             )
         )
         judged.append((one, status, reason))
@@ -94,9 +98,11 @@ def _record_study(
         elif status is InstanceStatus.UNCLASSED:
             _enqueue_classify(connection, one, study.generation, now)
         elif status is InstanceStatus.CONFLICT:
-            problem = "sop_instance_uid_in_two_studies"
+            problem = _TWO_STUDIES
     if judged:
         store.add_instances(connection, judged)
+    repeated = {one.sop_instance_uid for one in group if len(known[one.sop_instance_uid]) > 1 or one.path in equal}
+    put_first = put_first_copies_first(connection, study, repeated, now)
     if created:
         audit.record(
             connection,
@@ -108,6 +114,9 @@ def _record_study(
     if fresh:
         _count_fresh(connection, study, fresh, now)
         _apply_rejections(connection, study_instance_uid, [one for one in fresh if one.rejects])
+    elif put_first and study.state not in _STATES_THAT_STAY:
+        # The draft was made from a copy that turns out to be the second.
+        generations.start_generation(connection, study, now=now, action="earlier_copy_received")
     elif created and all(one.is_own for one in group):
         store.set_state(connection, study_instance_uid, StudyState.UNMATCHED, now=now, reason="only_own_results")
     if problem:
@@ -116,9 +125,73 @@ def _record_study(
             study_instance_uid,
             now=now,
             reason=problem,
-            detail="An image of this study carries the SOP Instance UID of an image of another study.",
+            detail=_TWO_STUDIES_DETAIL,
         )
     return equal
+
+
+_TWO_STUDIES = "sop_instance_uid_in_two_studies"
+_TWO_STUDIES_DETAIL = "An image of this study carries the SOP Instance UID of an image of another study."
+
+
+def was_acknowledged_before(one: ReceivedInstance | Copy, other: Copy) -> bool:
+    """Say whether an object was acknowledged before another one; False where that is not known of both."""
+    return 0 < one.acknowledged_ns < other.acknowledged_ns
+
+
+def put_first_copies_first(
+    connection: Connection, study: Study, sop_instance_uids: Collection[str], now: float
+) -> bool:
+    """Let the copy that was acknowledged first stand for its UID, in whatever order the rows came; say if any moved.
+
+    Where several processes receive, the row of a later copy may be written first. The copy that stood there until now
+    is compared with the first one like any other repetition.
+    """
+    moved = False
+    copies: dict[str, list[Copy]] = defaultdict(list)
+    for copy in store.copies(connection, sop_instance_uids):
+        if copy.study_instance_uid == study.study_instance_uid and copy.status in _MAY_STAND:
+            copies[copy.sop_instance_uid].append(copy)
+    for held in copies.values():
+        standing = next((copy for copy in held if copy.status is InstanceStatus.CURRENT), None)
+        if standing is None:
+            continue
+        first = min(held, key=lambda copy: copy.acknowledged_ns or standing.acknowledged_ns)
+        if not was_acknowledged_before(first, standing):
+            continue
+        queue.supersede(
+            connection,
+            study_instance_uid=study.study_instance_uid,
+            now=now,
+            steps=("classify",),
+            reason="acknowledged_first",
+            subject=first.path,
+        )
+        store.set_instance_status(connection, first.path, InstanceStatus.CURRENT)
+        store.set_instance_status(connection, standing.path, InstanceStatus.UNCLASSED)
+        _enqueue_classify(connection, standing, study.generation, now, first=first)
+        moved = True
+    return moved
+
+
+#: Of a copy with another status something was decided that its place does not change.
+_MAY_STAND = (InstanceStatus.CURRENT, InstanceStatus.UNCLASSED, InstanceStatus.VARIANT)
+
+
+def _take_place_in_other_studies(
+    connection: Connection, one: ReceivedInstance, held: Sequence[Copy], now: float
+) -> bool:
+    """Hold the studies whose image of this UID was acknowledged later; False where one was not."""
+    standing = [copy for copy in held if copy.status in _MAY_STAND]
+    if not standing or not all(was_acknowledged_before(one, copy) for copy in standing):
+        return False
+    for copy in standing:
+        store.lock_study(connection, copy.study_instance_uid)
+        store.set_instance_status(connection, copy.path, InstanceStatus.CONFLICT)
+    for uid in sorted({copy.study_instance_uid for copy in standing}):
+        store.recount(connection, uid)
+        generations.hold(connection, uid, now=now, reason=_TWO_STUDIES, detail=_TWO_STUDIES_DETAIL)
+    return True
 
 
 def _status_of(one: ReceivedInstance, held: Sequence[Copy]) -> InstanceStatus:
@@ -129,12 +202,16 @@ def _status_of(one: ReceivedInstance, held: Sequence[Copy]) -> InstanceStatus:
     return InstanceStatus.CONFLICT if held else InstanceStatus.CURRENT
 
 
-def _enqueue_classify(connection: Connection, one: ReceivedInstance, generation: int, now: float) -> None:
+def _enqueue_classify(
+    connection: Connection, one: ReceivedInstance | Copy, generation: int, now: float, first: Copy | None = None
+) -> None:
+    key = f"classify:{one.study_instance_uid}:{one.sop_instance_uid}:{one.sha256}"
     queue.enqueue(
         connection,
         step="classify",
         queue="io",
-        idempotency_key=f"classify:{one.study_instance_uid}:{one.sop_instance_uid}:{one.sha256}",
+        # One that was compared before, or was to be, is compared with the new first copy.
+        idempotency_key=f"{key}:{first.sha256}" if first else key,
         study_instance_uid=one.study_instance_uid,
         generation=generation,
         subject=one.path,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from casebook.reading import Reading
-from casebook.study import Prior, ReceivedInstance
+from casebook.study import Difference, Prior, ReceivedInstance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,8 @@ class Held:
     detail: str
     #: Only this destination cannot be served; the other outputs of the study are as right as before.
     only_this_output: bool = False
+    #: What the two sides say, where they differ.
+    differences: tuple[Difference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,10 @@ class Delivered:
     acknowledgement: str
 
 
+#: Reasons of `Classed`: a copy is damaged, so that nobody can say what it shows.
+UNREADABLE, FIRST_COPY_UNREADABLE = "unreadable", "first_copy_unreadable"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classed:
     """`classify` compared a repeated SOP Instance UID with the first copy."""
@@ -77,6 +83,23 @@ class Counted:
     pulled: tuple[ReceivedInstance, ...] = ()
     #: Earlier studies of the patient, fetched for the reader.
     priors: tuple[Prior, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """A line for the timeline of a study."""
+
+    #: Static name in the past tense.
+    action: str
+    #: Without patient data.
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleared:
+    """What stands before a step let it begin."""
+
+    notes: tuple[Note, ...] = ()
 
 
 Outcome = Drafted | Refused | Held | Prepared | Delivered | Classed | Counted

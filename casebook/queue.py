@@ -148,8 +148,22 @@ def finish(connection: Connection, job: Job, *, now: float) -> None:
     _end_attempt(connection, job, now=now, result="done")
 
 
-def retry(connection: Connection, job: Job, *, now: float, wait_s: float, reason: str, detail: str) -> None:
+def retry(
+    connection: Connection,
+    job: Job,
+    *,
+    now: float,
+    wait_s: float,
+    reason: str,
+    detail: str,
+    max_attempts: int | None = None,
+) -> None:
     """Give the job back for a later attempt.
+
+    Parameters
+    ----------
+    max_attempts
+        What it may take from now on; None: as before.
 
     Raises
     ------
@@ -163,6 +177,7 @@ def retry(connection: Connection, job: Job, *, now: float, wait_s: float, reason
         owner=None,
         lease_until=None,
         run_after=now + wait_s,
+        max_attempts=job.max_attempts if max_attempts is None else max_attempts,
         reason=reason,
         detail=detail,
     )
@@ -227,7 +242,14 @@ def due_queues(connection: Connection, *, now: float) -> list[str]:
 
 
 def supersede(
-    connection: Connection, *, study_instance_uid: str, now: float, steps: Sequence[str], reason: str, besides: int = 0
+    connection: Connection,
+    *,
+    study_instance_uid: str,
+    now: float,
+    steps: Sequence[str],
+    reason: str,
+    besides: int = 0,
+    subject: str | None = None,
 ) -> int:
     """End every unfinished job of these steps of a study; a worker that holds one is fenced off.
 
@@ -235,6 +257,8 @@ def supersede(
     ----------
     besides
         Id of a job that stays as it is.
+    subject
+        Only jobs about this.
 
     Returns
     -------
@@ -247,6 +271,7 @@ def supersede(
             _job.step.in_(steps),
             _job.state.in_((*_WAITING, JobState.RUNNING, JobState.DEAD)),
             _job.id != besides,
+            *(() if subject is None else (_job.subject == subject,)),
         )
         .values(
             state=JobState.SUPERSEDED,

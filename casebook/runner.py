@@ -13,11 +13,13 @@ from casebook import flow, queue
 from casebook.case import Case, Job
 from casebook.errors import LostLease, StoreUnavailable, WetreadError
 from casebook.logs import get_logger
-from casebook.outcomes import Outcome
+from casebook.outcomes import Cleared, Held, Outcome
 from casebook.settings import Settings
 from casebook.wiring import Wiring
 
 Body = Callable[[Case, Settings], Outcome]
+#: Says whether a step may begin, before anything of it has left.
+Gate = Callable[[Case, Settings], Cleared | Held]
 Heartbeat = Callable[[Wiring, Job], AbstractContextManager[None]]
 Pause = Callable[[float], bool]
 
@@ -36,6 +38,7 @@ class Runner:
         bodies: Mapping[str, Body],
         heartbeat: Heartbeat | None = None,
         pause: Pause | None = None,
+        gates: Mapping[str, Gate] | None = None,
     ) -> None:
         """Take what to do for each step, by name.
 
@@ -45,7 +48,10 @@ class Runner:
             Keeps the lease while a body runs.
         pause
             Waits some seconds between two tries to commit; True when this worker was told to stop.
+        gates
+            What has to clear a step first, by its name.
         """
+        self._gates = gates or {}
         self._wiring = wiring
         self._bodies = bodies
         self._heartbeat = heartbeat or keep_lease
@@ -82,8 +88,7 @@ class Runner:
 
     def _do(self, job: Job) -> None:
         try:
-            outcome = self._bodies[job.step](self.begin(job), self._wiring.settings)
-            self._commit_patiently(job, outcome)
+            self._commit_patiently(job, self._outcome(job))
         except LostLease:
             raise
         except WetreadError as error:
@@ -93,6 +98,14 @@ class Runner:
             self.fail(job, error)
         else:
             self.wake_next()
+
+    def _outcome(self, job: Job) -> Outcome:
+        case, gate = self.load(job), self._gates.get(job.step)
+        cleared = gate(case, self._wiring.settings) if gate else Cleared()
+        if isinstance(cleared, Held):
+            return cleared
+        self.begin(job, cleared)
+        return self._bodies[job.step](case, self._wiring.settings)
 
     # What follows are the transactions of a job, one a method: between two of them a process may die.
 
@@ -109,8 +122,19 @@ class Runner:
             )
         return claimed[0] if claimed else None
 
-    def begin(self, job: Job) -> Case:
-        """Read what the step may look at; a send is noted before its first byte leaves.
+    def load(self, job: Job) -> Case:
+        """Read what the step may look at.
+
+        Raises
+        ------
+        Retryable
+            When the step has to wait for another one.
+        """
+        with self._wiring.read() as connection:
+            return flow.load_case(connection, job, self._wiring.pipelines)
+
+    def begin(self, job: Job, cleared: Cleared) -> None:
+        """Write what was noted when the job was cleared; a send is noted before its first byte leaves.
 
         Raises
         ------
@@ -119,13 +143,14 @@ class Runner:
         Retryable
             When the step has to wait for another one.
         """
+        if not cleared.notes and job.step != "send":
+            return
         wiring = self._wiring
-        with wiring.read() as connection:
-            case = flow.load_case(connection, job, wiring.pipelines)
-        if job.step == "send":
-            with wiring.write() as connection:
-                flow.begin_send(connection, job, terms=wiring.terms(connection))
-        return case
+        with wiring.write() as connection:
+            terms = wiring.terms(connection)
+            flow.note_cleared(connection, job, cleared, terms=terms)
+            if job.step == "send":
+                flow.begin_send(connection, job, terms=terms)
 
     def commit(self, job: Job, outcome: Outcome) -> None:
         """Write the outcome of a step and the jobs that follow from it.

@@ -201,8 +201,8 @@ class PriorSettings(_Frozen):
     """Images fetched of each, evenly spaced where it has more."""
 
 
-class ArchiveSettings(_Frozen):
-    """The PACS that is asked how many images a study has."""
+class QuerySettings(_Frozen):
+    """An application entity that answers C-FIND."""
 
     host: str
     """Host name or address."""
@@ -212,14 +212,19 @@ class ArchiveSettings(_Frozen):
     """Called AE title."""
     calling_ae_title: AeTitle = "WETREAD"
     """AE title we call with."""
+    timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds to wait for a connection or an answer."""
+
+
+class ArchiveSettings(QuerySettings):
+    """The PACS that is asked how many images a study has, and whose it is."""
+
     pull: PullMethod = PullMethod.NEVER
     """What to do about images the archive has and we do not."""
     max_questions: int = Field(default=5, ge=1)
     """Questions after which the study is read as it is."""
     priors: PriorSettings = PriorSettings()
     """Earlier studies of the patient."""
-    timeout_s: float = Field(default=30.0, gt=0)
-    """Seconds to wait for a connection or an answer."""
 
 
 class ResultStatus(StrEnum):
@@ -231,7 +236,26 @@ class ResultStatus(StrEnum):
     STORED = "R"
 
 
-class DicomDestination(_Frozen):
+class IdentityCheck(StrEnum):
+    """What it takes that a result may go out: the archive may know the study under another patient by now."""
+
+    #: The archive has the study under the same patient; until it says so, the result waits.
+    REQUIRED = "required"
+    #: The archive does not contradict; one that does not answer, or does not know the study, is noted.
+    BEST_EFFORT = "best_effort"
+    #: The archive is not asked.
+    OFF = "off"
+
+
+class _CheckedDestination(_Frozen):
+    identity_check: IdentityCheck | None = None
+    """Whether an archive is asked whose the study is before a result is made and before it is first sent;
+    default: best_effort where there is one to ask."""
+    query: QuerySettings | None = None
+    """Who is asked; default: `archive`."""
+
+
+class DicomDestination(_CheckedDestination):
     """A DICOM archive that takes our SR by C-STORE."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
@@ -252,7 +276,7 @@ class DicomDestination(_Frozen):
     """Seconds to wait for a connection or an answer."""
 
 
-class Hl7Destination(_Frozen):
+class Hl7Destination(_CheckedDestination):
     """A RIS that takes our ORU^R01 by MLLP."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
@@ -420,6 +444,17 @@ class Settings(BaseSettings):
             raise ValueError("a destination name stands twice")
         return value
 
+    @model_validator(mode="after")
+    def _somebody_can_be_asked(self) -> Self:
+        for one in self.destinations:
+            wants = one.identity_check not in (None, IdentityCheck.OFF)
+            if wants and one.query is None and self.archive is None:
+                raise ValueError(
+                    f"destination {one.name}: identity_check is {one.identity_check}, but there is nobody to ask: "
+                    "set archive, or query of this destination"
+                )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _name_the_nearest_key(cls, data: Any) -> Any:
@@ -459,6 +494,20 @@ class Settings(BaseSettings):
             if destination.name == name:
                 return destination
         raise SettingsError(f"{self.config_directory / 'node.yaml'}: no destination is named {name}")
+
+    def identity_check(self, name: str) -> tuple[IdentityCheck, QuerySettings | None]:
+        """Return what a destination wants of an archive before it is sent to, and which archive that is.
+
+        Raises
+        ------
+        SettingsError
+            When there is no such destination.
+        """
+        destination = self.destination(name)
+        asked = destination.query or self.archive
+        if asked is None:
+            return IdentityCheck.OFF, None
+        return destination.identity_check or IdentityCheck.BEST_EFFORT, asked
 
 
 def load_settings(config_directory: Path | None = None, data_directory: Path | None = None) -> Settings:

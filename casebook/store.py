@@ -20,6 +20,8 @@ from casebook.reading import Reading, canonical_json, from_bytes
 from casebook.study import (
     CompletionReason,
     Copy,
+    Difference,
+    Hold,
     Instance,
     InstanceStatus,
     Prior,
@@ -40,6 +42,7 @@ _reading = tables.reading.c
 _output = tables.output.c
 _job = tables.job.c
 _HEADER = TypeAdapter(StudyHeader)
+_DIFFERENCES = TypeAdapter(tuple[Difference, ...])
 
 # Built once: putting a statement together takes longer than SQLite takes to answer it.
 _of_study: BindParameter[str] = bindparam("uid")
@@ -68,7 +71,7 @@ _QUIET_STUDIES = (
 _INSTANCES = (
     select(*tables.instance.c)
     .where(_instance.study_instance_uid == _of_study, _instance.status.in_(bindparam("statuses", expanding=True)))
-    .order_by(_instance.received_at, _instance.id)
+    .order_by(_instance.acknowledged_ns, _instance.received_at, _instance.id)
 )
 _COUNT_CURRENT = select(func.count()).where(
     _instance.study_instance_uid == _of_study, _instance.status == InstanceStatus.CURRENT
@@ -77,6 +80,14 @@ _UNCLASSED = (
     select(_instance.id)
     .where(_instance.study_instance_uid == _of_study, _instance.status == InstanceStatus.UNCLASSED)
     .limit(1)
+)
+_HOLDS = (
+    select(*tables.hold.c)
+    .where(
+        tables.hold.c.study_instance_uid == _of_study,
+        tables.hold.c.generation == bindparam("of_generation"),
+    )
+    .order_by(tables.hold.c.id)
 )
 _GET_READING = select(_reading.content, _reading.revision).where(
     _reading.study_instance_uid == _of_study, _reading.generation == bindparam("of_generation")
@@ -140,17 +151,30 @@ def copies(connection: Connection, sop_instance_uids: Collection[str]) -> list[C
     found = []
     for uids in _batched(sorted(sop_instance_uids)):
         rows = connection.execute(
-            select(_instance.sop_instance_uid, _instance.study_instance_uid, _instance.path, _instance.sha256).where(
+            select(*(tables.instance.c[name] for name in Copy.__dataclass_fields__)).where(
                 _instance.sop_instance_uid.in_(uids)
             )
         )
-        found += [Copy(**row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's documented name
+        found += [
+            Copy(**{**row._mapping, "status": InstanceStatus(row.status)})  # noqa: SLF001 - SQLAlchemy's documented name
+            for row in rows
+        ]
     return found
 
 
 def set_digest(connection: Connection, path: str, sha256: str) -> None:
     """Note the digest of a stored object that was not needed when it came."""
     connection.execute(update(tables.instance).where(_instance.path == path).values(sha256=sha256))
+
+
+def set_acknowledged(connection: Connection, path: str, acknowledged_ns: int) -> None:
+    """Give a stored object an earlier place in the order of acknowledgements: equal bytes came before."""
+    connection.execute(update(tables.instance).where(_instance.path == path).values(acknowledged_ns=acknowledged_ns))
+
+
+def last_acknowledged(connection: Connection) -> int:
+    """Return the last place in the order of acknowledgements that an object with a row has; 0 where none has one."""
+    return int(connection.execute(select(func.coalesce(func.max(_instance.acknowledged_ns), 0))).scalar_one())
 
 
 def lock_recording(connection: Connection) -> None:
@@ -204,6 +228,7 @@ def _instance_row(one: ReceivedInstance, status: InstanceStatus, reason: str) ->
         "calling_ae_title": one.calling_ae_title,
         "peer_address": one.peer_address,
         "received_at": one.received_at,
+        "acknowledged_ns": one.acknowledged_ns,
     }
 
 
@@ -383,6 +408,41 @@ def set_state(
         study_instance_uid=study_instance_uid,
         detail=said or (f"{reason}: {detail}" if reason and detail else reason or detail),
     )
+
+
+def add_hold(connection: Connection, study_instance_uid: str, generation: int, hold: Hold, *, now: float) -> None:
+    """Keep a reason for which a study is held; one that is known already changes nothing."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    connection.execute(
+        dialect.insert(tables.hold).on_conflict_do_nothing(),
+        {
+            "study_instance_uid": study_instance_uid,
+            "generation": generation,
+            "destination": hold.destination,
+            "reason": hold.reason,
+            "detail": hold.detail,
+            "differences": _DIFFERENCES.dump_json(hold.differences).decode() if hold.differences else "",
+            "held_at": now,
+        },
+    )
+
+
+def holds(connection: Connection, study: Study, *, with_values: bool = False) -> tuple[Hold, ...]:
+    """Return every reason for which the current generation of a study was held, in order.
+
+    Parameters
+    ----------
+    with_values
+        Also read what the two sides of a difference say, which is patient data.
+    """
+    rows = connection.execute(_HOLDS, {"uid": study.study_instance_uid, "of_generation": study.generation})
+    found = []
+    for row in rows:
+        differences = _DIFFERENCES.validate_json(row.differences) if row.differences else ()
+        if not with_values:
+            differences = tuple(Difference(keyword=one.keyword) for one in differences)
+        found.append(Hold(destination=row.destination, reason=row.reason, detail=row.detail, differences=differences))
+    return tuple(found)
 
 
 def set_next_generation(connection: Connection, study: Study, *, now: float) -> None:
@@ -621,6 +681,7 @@ def _to_output(row: Row[Any]) -> FrozenOutput:
         sha256=row.sha256,
         object_uid=row.object_uid,
         object_class=row.object_class,
+        first_sent_at=row.first_sent_at,
     )
 
 

@@ -136,6 +136,8 @@ class ReceivedInstance:
     calling_ae_title: str
     peer_address: str = ""
     received_at: float
+    #: Its place in the order of acknowledgements, see `dicom_node.storage.acknowledgements`; 0 where not known.
+    acknowledged_ns: int = 0
     #: Seconds without an image after which this sender and modality count as quiet.
     quiet_period_s: float
     #: One of our own results (issued UID or device UID): stored, starts nothing.
@@ -156,6 +158,30 @@ class Copy:
     path: str
     #: Empty until something was compared with it.
     sha256: str
+    status: InstanceStatus
+    #: 0 where not known.
+    acknowledged_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """An attribute in which two sides name another patient; the values are patient data."""
+
+    #: DICOM keyword.
+    keyword: str
+    ours: str = field(default="", repr=False)
+    theirs: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """One reason for which a study, or one destination of it, waits for a person."""
+
+    #: Empty where nothing of the study may go on.
+    destination: str
+    reason: str
+    detail: str
+    differences: tuple[Difference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,6 +84,8 @@ instance = Table(
     Column("calling_ae_title", String(16), nullable=False),
     Column("peer_address", String(64), nullable=False, default=""),
     Column("received_at", Float, nullable=False),
+    # The place in the order of acknowledgements: of two copies of one UID, the first counts. Zero where not known.
+    Column("acknowledged_ns", _BIG, nullable=False, default=0, server_default="0"),
     _one_of("status", InstanceStatus),
     UniqueConstraint("sop_instance_uid", "study_instance_uid", "sha256"),
     Index(None, "study_instance_uid", "status"),
@@ -118,6 +120,23 @@ prior = Table(
     Column("report_text", Text, nullable=False, default=""),
     Column("fetched_at", Float, nullable=False),
     UniqueConstraint("study_instance_uid", "sop_instance_uid"),
+)
+
+# Why a person has to decide: one row for each reason, of the whole study or of one destination.
+hold = Table(
+    "hold",
+    metadata,
+    Column("id", _BIG, primary_key=True, autoincrement=True),
+    Column("study_instance_uid", _UID, ForeignKey("study.study_instance_uid"), nullable=False),
+    Column("generation", Integer, nullable=False),
+    # Empty where nothing of the study may go on.
+    Column("destination", String(64), nullable=False, default=""),
+    Column("reason", String(64), nullable=False),
+    Column("detail", Text, nullable=False),
+    # Patient data, for the person who asks for it; JSON, empty where the reason is no difference between two sides.
+    Column("differences", Text, nullable=False, default=""),
+    Column("held_at", Float, nullable=False),
+    UniqueConstraint("study_instance_uid", "generation", "destination", "reason"),
 )
 
 reading = Table(

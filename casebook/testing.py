@@ -92,6 +92,7 @@ def a_received_instance(
     path: str | None = None,
     header: StudyHeader | None = None,
     calling_ae_title: str = "MODALITY",
+    acknowledged_ns: int = 0,
 ) -> ReceivedInstance:
     """Return one durable object: the `number`-th image of a study.
 
@@ -116,6 +117,7 @@ def a_received_instance(
         sha256=sha256,
         calling_ae_title=calling_ae_title,
         received_at=received_at,
+        acknowledged_ns=acknowledged_ns,
         quiet_period_s=quiet_period_s,
         is_own=is_own,
     )

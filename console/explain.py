@@ -15,7 +15,7 @@ from casebook.audit import AuditEvent
 from casebook.case import JobState
 from casebook.flow import STEPS
 from casebook.settings import Settings
-from casebook.study import Instance, InstanceStatus, PatientIdentity, Study, StudyState, contradictions
+from casebook.study import Hold, Instance, InstanceStatus, PatientIdentity, Study, StudyState, contradictions
 
 #: States that need a person.
 NEEDS_A_PERSON = (StudyState.HELD, StudyState.DEAD)
@@ -66,6 +66,8 @@ class Explanation:
     #: What a person may do; empty where nothing has to be done.
     advice: str
     needs_a_person: bool
+    #: Every reason for which the study, or one of its destinations, is held.
+    holds: tuple[Hold, ...]
     jobs: tuple[JobFacts, ...]
     outputs: tuple[OutputFacts, ...]
     timeline: tuple[AuditEvent, ...]
@@ -84,7 +86,7 @@ def explain(
     Parameters
     ----------
     show_patient_ids
-        Name the PatientIDs of a study that is held because of them.
+        Name the PatientIDs of a study that is held because of them, and what an archive says instead.
 
     Raises
     ------
@@ -94,9 +96,13 @@ def explain(
     study = store.get_study(connection, study_instance_uid)
     jobs = _jobs(connection, study)
     outputs = _outputs(connection, study)
-    sentence, advice = _say(
-        connection, study, jobs, outputs, settings=settings, now=now, show_patient_ids=show_patient_ids
-    )
+    holds: tuple[Hold, ...] = ()
+    if study.state is StudyState.HELD:
+        holds = store.holds(connection, study, with_values=show_patient_ids)
+        sentence, advice = _say_holds(connection, study, holds, outputs, show_patient_ids=show_patient_ids)
+        advice = f"{advice.rstrip('.')}. {_dismissal(study)}"
+    else:
+        sentence, advice = _say(connection, study, jobs, outputs, settings=settings, now=now)
     if study.state in _WITHOUT_A_DRAFT:
         outdated = _say_outdated(connection, study)
         sentence = sentence.replace("no draft", "no new draft") + outdated if outdated else sentence
@@ -105,6 +111,7 @@ def explain(
         sentence=sentence,
         advice=advice,
         needs_a_person=study.state in NEEDS_A_PERSON,
+        holds=holds,
         jobs=jobs,
         outputs=outputs,
         timeline=audit.timeline(connection, study_instance_uid),
@@ -119,7 +126,6 @@ def _say(
     *,
     settings: Settings,
     now: float,
-    show_patient_ids: bool,
 ) -> tuple[str, str]:
     match study.state:
         case StudyState.RECEIVED:
@@ -142,12 +148,11 @@ def _say(
             )
         case StudyState.UNMATCHED:
             return _say_unmatched(connection, study, settings)
-        case StudyState.HELD:
-            sentence, advice = _say_held(connection, study, show_patient_ids=show_patient_ids)
-            return sentence, f"{advice.rstrip('.')}. {_dismissal(study)}"
         case StudyState.DEAD:
             sentence, advice = _say_dead(study, jobs, settings)
             return sentence, f"{advice}. {_dismissal(study)}"
+        case StudyState.HELD:
+            raise AssertionError("a held study has its reasons")
 
 
 def _dismissal(study: Study) -> str:
@@ -277,11 +282,17 @@ def _error(job: JobFacts) -> str:
 def _worker_advice(job: JobFacts | None, settings: Settings) -> str:
     if job is None:
         return ""
+    if job.state is JobState.RETRY and job.reason == _NOT_CONFIRMED:
+        return f"Nothing is lost and nothing was sent; see that the archive answers and has the study. {_ASKED_AGAIN}"
     if job.state is JobState.RETRY and job.step == "send":
         return f"Nothing is lost; the same bytes are sent again. Look at {_address(job.subject, settings)}."
     if job.state in (JobState.READY, JobState.RETRY):
         return f"If this stays, no {_QUEUE_OF_STEP.get(job.step, '')} worker runs: see wetread status."
     return ""
+
+
+_NOT_CONFIRMED = "patient_not_confirmed"
+_ASKED_AGAIN = "It is asked again by itself."
 
 
 def _address(destination: str, settings: Settings) -> str:
@@ -311,10 +322,53 @@ def _say_unmatched(connection: Connection, study: Study, settings: Settings) -> 
     )
 
 
-def _say_held(connection: Connection, study: Study, *, show_patient_ids: bool) -> tuple[str, str]:
-    uid = study.study_instance_uid
+def _say_holds(
+    connection: Connection,
+    study: Study,
+    holds: Sequence[Hold],
+    outputs: Sequence[OutputFacts],
+    *,
+    show_patient_ids: bool,
+) -> tuple[str, str]:
+    """Say every reason of a hold: of the study first, then of each destination."""
+    of_outputs = [one for one in holds if one.destination]
     if generations.holds_one_output(study):
-        return f"Held for a person: {study.detail.rstrip('.')} ({study.reason}).", _mend_one_output(study)
+        # A study that was held by an earlier release has its last reason alone.
+        return _say_held_outputs(study, of_outputs or [_only_hold(study)], outputs)
+    sentence, advice = _say_held(connection, study, holds, show_patient_ids=show_patient_ids)
+    others = [one for one in holds if one.destination or one.reason != study.reason]
+    if others:
+        sentence += f" Held also because: {'; '.join(_say_hold(one) for one in others)}."
+    return sentence, advice
+
+
+def _only_hold(study: Study) -> Hold:
+    return Hold(destination="", reason=study.reason, detail=study.detail)
+
+
+def _say_held_outputs(study: Study, holds: Sequence[Hold], outputs: Sequence[OutputFacts]) -> tuple[str, str]:
+    held = {one.destination for one in holds}
+    delivered = [one for one in outputs if one.delivered_at is not None and one.destination not in held]
+    sentence = f"Held for a person: {'; '.join(_say_hold(one) for one in holds)}."
+    if delivered:
+        sentence += f" {_say_delivered(delivered)}"
+    mended = {one.destination: _mend_one_output(study.study_instance_uid, one.reason) for one in holds}
+    if len(mended) == 1:
+        return sentence, next(iter(mended.values()))
+    return sentence, " ".join(f"For {destination}: {advice}" for destination, advice in mended.items())
+
+
+def _say_hold(one: Hold) -> str:
+    whom = f"nothing goes to {one.destination}: " if one.destination else ""
+    return f"{whom}{one.detail.rstrip('.')} ({one.reason})"
+
+
+def _say_held(
+    connection: Connection, study: Study, holds: Sequence[Hold], *, show_patient_ids: bool
+) -> tuple[str, str]:
+    uid = study.study_instance_uid
+    if study.reason == "archive_names_another_patient":
+        return _say_archive_differs(study, holds, show_patient_ids=show_patient_ids)
     # What was left out before, by a person or a rejection note, contradicts nobody any more.
     counting = (InstanceStatus.CURRENT, InstanceStatus.CONFLICT, InstanceStatus.UNCLASSED)
     instances = store.instances(connection, uid, statuses=counting)
@@ -328,7 +382,7 @@ def _say_held(connection: Connection, study: Study, *, show_patient_ids: bool) -
             f"Held for a person: {ranges}, so no draft is written for either{names}.",
             f"{release} (the draft then reads only the images that carry this, and says so; no image is re-labelled).",
         )
-    if study.reason in ("repeated_image_differs", "repeated_image_not_compared"):
+    if study.reason in _ABOUT_A_REPEATED_IMAGE:
         conflicting = _of_status(instances, (InstanceStatus.CONFLICT, InstanceStatus.UNCLASSED))
         which = f" ({conflicting[0].sop_instance_uid})" if conflicting else ""
         return f"Held for a person: {study.detail.rstrip('.')}{which}.", f"{release} (the first copy is read)."
@@ -336,6 +390,7 @@ def _say_held(connection: Connection, study: Study, *, show_patient_ids: bool) -
     return f"Held for a person: {detail} ({study.reason}).", f"{release}."
 
 
+_ABOUT_A_REPEATED_IMAGE = ("repeated_image_differs", "repeated_image_not_compared", "repeated_image_unreadable")
 #: What a person has to choose beside the PatientID where the images disagree about it too.
 _RELEASE_OPTIONS = {
     "issuer_of_patient_id": "--issuer ISSUER",
@@ -344,9 +399,25 @@ _RELEASE_OPTIONS = {
 }
 
 
-def _mend_one_output(study: Study) -> str:
+def _say_archive_differs(study: Study, holds: Sequence[Hold], *, show_patient_ids: bool) -> tuple[str, str]:
     uid = study.study_instance_uid
-    if study.reason == "accession_number_empty":
+    values = ""
+    differences = next((one.differences for one in holds if one.reason == study.reason), ())
+    if show_patient_ids and differences:
+        values = "; ".join(f"{one.keyword} is {one.ours} here and {one.theirs} there" for one in differences)
+    shown = values or f"the values: wetread why {uid} --show-patient-ids"
+    release = f"wetread release {uid} --as PATIENT_ID"
+    return (
+        f"Held for a person: {study.detail.rstrip('.')} ({shown}).",
+        (
+            "If the archive is right, have it send the study again; if it is wrong, correct it there. "
+            f"Then, with the PatientID that is right: {release} (the archive is asked again before anything is sent)."
+        ),
+    )
+
+
+def _mend_one_output(uid: str, reason: str) -> str:
+    if reason == "accession_number_empty":
         return (
             "Mend AccessionNumber in the PACS and send the study again; where the copies then differ: "
             f"wetread release {uid} --as PATIENT_ID --accession-number NUMBER."
@@ -399,6 +470,8 @@ def _say_dead(study: Study, jobs: Sequence[JobFacts], settings: Settings) -> tup
     parts = [f"{_job_name(one)} failed after {_count(one.attempt, 'attempt')} with {_error(one)}" for one in dead]
     where = {_address(one.subject, settings) for one in dead if one.step in ("send", "prepare")}
     look = f"Look at {', '.join(sorted(where))}; then: " if where else "When its cause is mended: "
+    if any(one.reason == _NOT_CONFIRMED for one in dead):
+        look = "See that the archive answers and has the study; then: "
     return f"Given up: {'; '.join(parts)}.", f"{look}wetread retry {study.study_instance_uid}"
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select
 
 from casebook import store, tables
-from casebook.study import Study, StudyState
+from casebook.study import Hold, Study, StudyState
 
 _HOUR_S = 3600.0
 _audit = tables.audit.c
@@ -36,6 +36,8 @@ class Overview:
     counts: dict[StudyState, int]
     #: The study that has waited longest in the most urgent state that has any.
     oldest: Study | None
+    #: Every reason for which it is held.
+    oldest_holds: tuple[Hold, ...]
     #: Mean seconds of a read in the last hour; None where there was none.
     read_s: float | None
 
@@ -43,6 +45,7 @@ class Overview:
 def overview(connection: Connection, *, now: float) -> Overview:
     """Read the facts of this moment."""
     since = now - _HOUR_S
+    oldest = _oldest(connection)
     images, size, studies = connection.execute(
         select(
             func.count(),
@@ -58,7 +61,8 @@ def overview(connection: Connection, *, now: float) -> Overview:
         delivered=_happened(connection, str(StudyState.DELIVERED), since),
         closed=_happened(connection, str(StudyState.CLOSED), since),
         counts=store.state_counts(connection),
-        oldest=_oldest(connection),
+        oldest=oldest,
+        oldest_holds=store.holds(connection, oldest) if oldest and oldest.state is StudyState.HELD else (),
         read_s=_read_s(connection, since),
     )
 

@@ -73,11 +73,18 @@ def _in_words(
     if facts.oldest is not None:
         uid = facts.oldest.study_instance_uid
         waited = _duration(now - facts.oldest.changed_at)
-        reason = facts.oldest.reason.replace("_", " ")
+        reason = _reasons(facts)
         lines.append(f"oldest      {uid} {facts.oldest.state} {waited}  {reason}  (wetread why {uid})")
     if attention:
         lines.append(f"attention   {'; '.join(attention)}")
     return "\n".join(lines)
+
+
+def _reasons(facts: Overview) -> str:
+    if facts.oldest is None:
+        return ""
+    held = [(f"{one.destination}: {one.reason}" if one.destination else one.reason) for one in facts.oldest_holds]
+    return "; ".join(held or [facts.oldest.reason]).replace("_", " ")
 
 
 def _now(facts: Overview) -> str:

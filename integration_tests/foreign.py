@@ -3,6 +3,7 @@
 Nothing here knows Wetread's own code: a peer that shared it would prove nothing.
 """
 
+import http.client
 import json
 import os
 import shutil
@@ -249,6 +250,22 @@ class Orthanc(DicomPeer):
             The answer, decoded from JSON.
         """
         return json.loads(self._call(path, body))
+
+    def delete(self, path: str) -> None:
+        """Delete a resource through its REST interface.
+
+        Parameters
+        ----------
+        path
+            For example ``/studies/ID``.
+        """
+        connection = http.client.HTTPConnection(LOOPBACK, self.http_port, timeout=60)
+        try:
+            connection.request("DELETE", path)
+            if connection.getresponse().status != http.client.OK:
+                raise RuntimeError(f"Orthanc did not delete {path}")
+        finally:
+            connection.close()
 
     def studies(self) -> list[str]:
         """List the Study Instance UIDs it holds, sorted."""

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sqlalchemy import create_engine, text
 
 from benchmarks.raw_sender import KINDS, Association, Refused, instance_uid, store_stream
+from casebook.study import InstanceStatus
 from integration_tests import foreign
 from integration_tests.listener_process import (
     ListenerProcess,
@@ -152,3 +154,34 @@ def test_the_next_listener_may_start_as_soon_as_one_was_killed(running: Listener
         running.running.wait()
         with listener(running.data_directory) as again:
             assert stores_one(again.port, 1)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_of_two_copies_over_two_processes_the_one_acknowledged_first_stands(tmp_path: Path, rounds: int) -> None:
+    pairs = 40
+    with (
+        listener(tmp_path / "data", options={"processes": 2, "max_associations": 4}) as running,
+        ExitStack() as stack,
+    ):
+        held = opened(running, stack, 2)
+        for number in range(pairs * rounds):
+            # Which of the two processes is the first changes, and nobody waits between the two.
+            for copy, association in enumerate(held if number % 2 else held[::-1]):
+                stream = store_stream(SMALL, number, message_id=1, longest_pdu_bytes=association.longest_pdu_bytes)
+                association.socket.sendall(stream[:-1] + bytes([copy]))
+                assert association.answer() == 0
+        foreign.wait_until(lambda: len(standing(running.data_directory)) == 2 * pairs * rounds)
+
+        stands = [last for status, last in standing(running.data_directory) if status == InstanceStatus.CURRENT]
+        assert stands == [0] * (pairs * rounds)
+
+
+def standing(data_directory: Path) -> list[tuple[str, int]]:
+    """Return the status of every row with the last byte of its file."""
+    engine = create_engine(f"sqlite:///{data_directory / 'wetread.sqlite'}")
+    try:
+        with engine.connect() as connection:
+            found = connection.execute(text("SELECT status, path FROM instance")).all()
+    finally:
+        engine.dispose()
+    return [(status, (data_directory / path).read_bytes()[-1]) for status, path in found]

@@ -13,15 +13,22 @@ from sqlalchemy.exc import DBAPIError
 
 from casebook import decisions, intake, queue, store
 from casebook.case import Case, Job
-from casebook.errors import IdentityConflict, InvalidObject, LostLease, PeerUnavailable, WrongState
-from casebook.outcomes import Classed, Counted, Drafted, Outcome, Prepared, Refused
+from casebook.errors import (
+    IdentityConflict,
+    InvalidObject,
+    LostLease,
+    PatientNotConfirmed,
+    PeerUnavailable,
+    WrongState,
+)
+from casebook.outcomes import Classed, Cleared, Counted, Drafted, Held, Note, Outcome, Prepared, Refused
 from casebook.runner import Runner, is_away
 from casebook.settings import ArchiveSettings, QueueSettings, Settings
 from casebook.simulation.ends import End
 from casebook.simulation.patients import PLANTED_NAME, Image, Plan, plan_studies
 from casebook.simulation.promises import Promises
 from casebook.simulation.world import BrokenPromise, Crash, Process, SimulatedWiring, Steps, World
-from casebook.study import ReceivedInstance, StudyState, contradictions
+from casebook.study import Difference, ReceivedInstance, StudyState, contradictions
 from casebook.sweeper import sweep
 from casebook.testing import a_pipeline, a_reading
 
@@ -106,6 +113,10 @@ class Hospital:
         self.settings = Settings(queue=_LIMITS, archive=_ARCHIVE if seed % 2 else None)
         #: Durable files: path -> object.
         self.disk: dict[str, Image] = {}
+        #: Place of each in the order of acknowledgements.
+        self.places: dict[str, int] = {}
+        #: Studies that the archive has moved to another patient.
+        self.moved: set[str] = set()
         #: SOP Instance UIDs the archive has, by study.
         self.archived: dict[str, dict[str, Image]] = {uid: {} for uid in self.plans}
         self.reads: dict[str, int] = dict.fromkeys(self.plans, 0)
@@ -276,6 +287,13 @@ class Hospital:
             is_first = number < plan.first_images
             self.world.after(plan.begins_at_s + (0.0 if is_first else delay_s), lambda i=image: self._archive(i))  # type: ignore[misc]
             self.world.after(plan.begins_at_s + delay_s, lambda i=image: self._send(i))  # type: ignore[misc]
+        if plan.moved_after_s is not None:
+            uid = plan.study_instance_uid
+            self.world.after(plan.begins_at_s + plan.moved_after_s, lambda: self._move_patient(uid))
+
+    def _move_patient(self, study_instance_uid: str) -> None:
+        self.world.faults["patient moved in the archive"] += 1
+        self.moved.add(study_instance_uid)
 
     def _archive(self, image: Image) -> None:
         self.archived[image.study_instance_uid].setdefault(image.sop_instance_uid, image)
@@ -295,7 +313,7 @@ class Hospital:
                 except DBAPIError:
                     yield 1.0
             listener.waiting += [
-                image.received(path=path, at=self.world.now)
+                image.received(path=path, at=self.world.now, place=self.places[path])
                 for path, image in self.disk.items()
                 if path.startswith(f"{process.name}/") and path not in known
             ]
@@ -332,19 +350,26 @@ class Hospital:
             world.after(5.0, lambda: self._send(image))
             return
         path = f"{listener.process.name}/{len(self.disk) + 1}.dcm"
-        self.disk[path] = image
+        self._keep(path, image)
         if world.happens("listener died before its answer", 0.01):
             # Durable, without a row and without an answer: the modality sends it again.
             listener.process.die()
             world.after(5.0, lambda: self._send(image))
             return
         self.promises.acknowledged.append(image)
-        listener.waiting.append(image.received(path=path, at=world.now))
+        listener.waiting.append(image.received(path=path, at=world.now, place=self.places[path]))
         self.expected_sends -= 1
         if world.happens("listener died between file and row", 0.01):
             listener.process.die()  # acknowledged, durable, without a row
             return
-        listener.process.poke()
+        # A line that is handed on late: another listener records what it acknowledged later.
+        world.after(
+            world.random.uniform(0.0, 20.0) if world.happens("row written late", 0.3) else 0.0, listener.process.poke
+        )
+
+    def _keep(self, path: str, image: Image) -> None:
+        self.disk[path] = image
+        self.places[path] = len(self.places) + 1
 
     # ---- work ----------------------------------------------------------------------------------------------
 
@@ -372,11 +397,18 @@ class Hospital:
             world.after(_LIMITS.lease_s / 3, lambda: self._beat(process, job))
         yield world.random.uniform(0.0, 0.3)
         try:
-            case = runner.begin(job)
-            if job.step == "send":
-                self.promises.send_begins(case)
+            case = runner.load(job)
             outcomes: list[Outcome] = []
-            yield from self._body(job.step)(case, outcomes)
+            cleared = self._ask_whose_it_is(case)
+            if isinstance(cleared, Held):
+                outcomes.append(cleared)
+            else:
+                if job.step == "send":
+                    self.promises.patient_is_not_contradicted(case, self.moved)
+                runner.begin(job, cleared)
+                if job.step == "send":
+                    self.promises.send_begins(case)
+                yield from self._body(job.step)(case, outcomes)
             yield world.random.uniform(0.0, 0.3)
             yield from self._commit(runner, job, outcomes[0])
         except LostLease:
@@ -394,6 +426,24 @@ class Hospital:
                 runner.wake_next()
             except DBAPIError:
                 return
+
+    def _ask_whose_it_is(self, case: Case) -> Cleared | Held:
+        # What the gate of the node does, against an archive that may be silent.
+        if case.job.step not in ("prepare", "send") or (case.output and case.output.first_sent_at is not None):
+            return Cleared()
+        uid = case.job.study_instance_uid
+        if self.world.happens("archive did not say whose it is", 0.1):
+            if self.plans[uid].is_check_required:
+                raise PatientNotConfirmed
+            if uid not in self.moved:
+                return Cleared(notes=(Note(action="archive_did_not_answer", detail="The archive does not answer."),))
+        if uid in self.moved:
+            return Held(
+                reason="archive_names_another_patient",
+                detail="The archive and the images disagree about PatientID.",
+                differences=(Difference(keyword="PatientID", ours=PLANTED_NAME, theirs=PLANTED_NAME),),
+            )
+        return Cleared()
 
     def _commit(self, runner: Runner, job: Job, outcome: Outcome) -> Steps:
         deadline = self.world.now + _LIMITS.lease_s
@@ -515,8 +565,8 @@ class Hospital:
 
     def _pull(self, image: Image) -> ReceivedInstance:
         path = f"pulled/{len(self.disk) + 1}.dcm"
-        self.disk[path] = image
-        return image.received(path=path, at=self.world.now)
+        self._keep(path, image)
+        return image.received(path=path, at=self.world.now, place=self.places[path])
 
 
 def _marked(one: ReceivedInstance, own: set[str]) -> ReceivedInstance:

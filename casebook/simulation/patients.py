@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from casebook.study import ReceivedInstance
@@ -35,8 +35,8 @@ class Image:
     def _content(self) -> bytes:
         return f"{self.sop_instance_uid}|{self.patient_id}|{self.pixels}|{self.edition}".encode()
 
-    def received(self, *, path: str, at: float, is_own: bool = False) -> ReceivedInstance:
-        """Describe it as the indexer does."""
+    def received(self, *, path: str, at: float, is_own: bool = False, place: int = 0) -> ReceivedInstance:
+        """Describe it as the indexer does; `place` is that in the order of acknowledgements."""
         return a_received_instance(
             study=self.study_instance_uid,
             sop_instance_uid=self.sop_instance_uid,
@@ -47,6 +47,7 @@ class Image:
             received_at=at,
             quiet_period_s=QUIET_PERIOD_S,
             is_own=is_own,
+            acknowledged_ns=place,
         )
 
 
@@ -66,6 +67,10 @@ class Plan:
     read_takes_s: float
     #: Destinations that refuse its results until a person has retried.
     rejected_by: frozenset[str]
+    #: Seconds after the first image at which the archive moves the study to another patient; None: never.
+    moved_after_s: float | None
+    #: Whether its results wait for an archive that does not answer, or go on without it.
+    is_check_required: bool
     #: A person looks after it when it is held or dead; nobody does for the others.
     has_a_friend: bool
     #: What is wrong with what is sent.
@@ -110,6 +115,9 @@ def _plan(random: Random, uid: str, begins_at_s: float, other: Image | None) -> 
     if random.random() < 0.12:
         troubles.append("variant under one UID")
         sends.append((random.uniform(1.0, 300.0), image(1, edition=2)))  # a variant
+    if random.random() < 0.25:
+        troubles.append("two copies at one moment")
+        sends.append((sends[0][0] + 0.05, replace(sends[0][1], edition=4)))
     if random.random() < 0.06:
         troubles.append("other pixels under one UID")
         sends.append((random.uniform(1.0, 300.0), image(1, pixels="other pixels")))
@@ -131,6 +139,8 @@ def _plan(random: Random, uid: str, begins_at_s: float, other: Image | None) -> 
         failing_reads=random.choice((0, 0, 0, 0, 0, 1, 2, 6)),
         deadly_reads=random.choice((0,) * 12 + (1, 9)),
         read_takes_s=random.choice((0.5, 1.0, 2.0, 5.0, 90.0 if random.random() < 0.3 else 3.0)),
+        moved_after_s=random.uniform(10.0, 120.0) if random.random() < 0.08 else None,
+        is_check_required=random.random() < 0.5,
         rejected_by=frozenset(name for name in ("pacs", "ris") if random.random() < 0.03),
         has_a_friend=random.random() < 0.6,
         troubles=tuple(troubles),

@@ -1,6 +1,6 @@
 """The promises of Wetread, checked while a hospital runs and once more at its end."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, Engine, func, select
@@ -79,6 +79,15 @@ class Promises:
             raise BrokenPromise(f"{where}: names no predecessor although generation {newest} was sent")
         self._newest_send[job.study_instance_uid, job.subject] = job.generation
 
+    def patient_is_not_contradicted(self, case: Case, moved: Collection[str]) -> None:
+        """Look at an output that was cleared to leave for the first time."""
+        if case.output is None or case.output.first_sent_at is not None:
+            return
+        if case.job.study_instance_uid in moved:
+            raise BrokenPromise(
+                f"{case.job.study_instance_uid}: something leaves for a patient the archive contradicts"
+            )
+
     def hold_now(self) -> None:
         """Check what has to hold at every moment."""
         with database.read(self.engine) as connection:
@@ -121,6 +130,7 @@ class Promises:
             raise BrokenPromise(f"stuck: {self.what_is_stuck()}")
         with database.read(self.engine) as connection:
             self._nothing_is_lost(connection)
+            self._first_copies_stand(connection)
             self._no_patient_data(connection)
             endings: dict[str, int] = {}
             for study_instance_uid in planned:
@@ -138,8 +148,34 @@ class Promises:
             if (image.study_instance_uid, image.sop_instance_uid, image.sha256) not in known:
                 raise BrokenPromise(f"{image.sop_instance_uid} was acknowledged and is lost")
 
+    def _first_copies_stand(self, connection: Connection) -> None:
+        later = tables.instance.alias("later")
+        first = tables.instance.alias("first")
+        found = connection.execute(
+            select(later.c.path)
+            .join(
+                first,
+                (first.c.study_instance_uid == later.c.study_instance_uid)
+                & (first.c.sop_instance_uid == later.c.sop_instance_uid),
+            )
+            .where(
+                later.c.status == InstanceStatus.CURRENT,
+                first.c.status.in_((InstanceStatus.UNCLASSED, InstanceStatus.VARIANT)),
+                first.c.acknowledged_ns < later.c.acknowledged_ns,
+            )
+            .limit(1)
+        ).first()
+        if found is not None:
+            raise BrokenPromise(f"{found.path} stands for its UID, and another copy was acknowledged first")
+
     def _no_patient_data(self, connection: Connection) -> None:
-        for table, column in (("job", "detail"), ("job", "reason"), ("study", "detail"), ("audit", "detail")):
+        for table, column in (
+            ("job", "detail"),
+            ("job", "reason"),
+            ("study", "detail"),
+            ("audit", "detail"),
+            ("hold", "detail"),
+        ):
             texts = tables.metadata.tables[table].c[column]
             if connection.execute(select(func.count()).where(texts.contains(PLANTED_NAME))).scalar_one():
                 raise BrokenPromise(f"{table}.{column} carries a patient's name")

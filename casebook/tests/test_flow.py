@@ -14,13 +14,25 @@ from casebook.errors import (
     IdentityConflict,
     InvalidObject,
     LostLease,
+    PatientNotConfirmed,
     PeerUnavailable,
     RejectedByPeer,
     Retryable,
     SettingsError,
     WrongState,
 )
-from casebook.outcomes import Classed, Counted, Delivered, Drafted, Held, Outcome, Prepared, Refused
+from casebook.outcomes import (
+    Classed,
+    Cleared,
+    Counted,
+    Delivered,
+    Drafted,
+    Held,
+    Note,
+    Outcome,
+    Prepared,
+    Refused,
+)
 from casebook.settings import ArchiveSettings, QueueSettings
 from casebook.study import CompletionReason, InstanceStatus, Study, StudyState
 from casebook.terms import Terms
@@ -358,6 +370,50 @@ def test_a_study_goes_from_received_to_delivered(room: Room) -> None:
     assert room.actions()[-1] == "delivered"
 
 
+def test_a_result_waits_for_an_archive_as_long_as_for_a_destination(room: Room) -> None:
+    room.receive(1)
+    room.complete()
+    room.read()
+    for _ in range(LIMITS.max_send_attempts - 1):
+        job = room.claim("prepare")
+        room.fail(job, PatientNotConfirmed("The archive PACS does not answer"))
+        room.clock.advance(60)
+    assert room.study().state is StudyState.READ
+    assert room.claim("prepare").max_attempts == LIMITS.max_send_attempts > LIMITS.max_attempts
+
+
+def test_what_was_noted_when_a_job_was_cleared_stands_in_the_timeline(room: Room) -> None:
+    room.receive(1)
+    room.complete()
+    room.read()
+    job = room.claim("prepare")
+    cleared = Cleared(notes=(Note(action="archive_did_not_answer", detail="The archive PACS does not answer."),))
+    room.write(lambda c: flow.note_cleared(c, job, cleared, terms=room.terms))
+
+    assert "archive_did_not_answer" in room.actions()
+
+
+def test_each_destination_keeps_its_reason_and_the_study_its_own(room: Room) -> None:
+    room.receive(1)
+    room.complete()
+    room.read()
+    for reason in ("text_unwritable", "accession_number_empty"):
+        room.advance(room.claim("prepare"), Held(reason=reason, detail="X.", only_this_output=True))
+    with room.wiring.read() as connection:
+        held = store.holds(connection, room.study())
+
+    assert {one.reason for one in held} == {"text_unwritable", "accession_number_empty"}
+    assert {one.destination for one in held} == {"pacs", "ris"}
+
+    room.write(lambda c: generations.hold(c, UID, now=room.clock.at, reason="study_differs", detail="Y."))
+    room.write(
+        lambda c: generations.hold(
+            c, UID, now=room.clock.at, reason="text_unwritable", detail="X.", destination="third"
+        )
+    )
+    assert room.study().reason == "study_differs"
+
+
 def test_a_fast_destination_does_not_wait_for_a_slow_one(room: Room) -> None:
     room.receive(1)
     room.complete()
@@ -596,6 +652,18 @@ def test_a_conflicting_copy_holds_the_study_and_keeps_the_first_copy(room: Room)
     assert (room.study().state, room.study().reason) == (StudyState.HELD, "repeated_image_differs")
     assert room.statuses() == [InstanceStatus.CURRENT, InstanceStatus.CONFLICT]
     assert room.live_jobs() == []
+
+
+@pytest.mark.parametrize(("verdict", "which"), [("unreadable", "later copy"), ("first_copy_unreadable", "first copy")])
+def test_a_damaged_copy_holds_the_study_and_is_not_called_another_patient(room: Room, verdict: str, which: str) -> None:
+    room.receive(1)
+    room.complete()
+    room.receive(1, content=b"damaged")
+    room.advance(room.claim("classify"), Classed(is_variant=False, reason=verdict))
+
+    assert (room.study().state, room.study().reason) == (StudyState.HELD, "repeated_image_unreadable")
+    assert f"the {which} is damaged" in room.study().detail
+    assert room.statuses() == [InstanceStatus.CURRENT, InstanceStatus.CONFLICT]
 
 
 def test_copies_that_cannot_be_compared_hold_the_study(room: Room) -> None:

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
 import pytest
@@ -10,12 +10,12 @@ import structlog
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from casebook import flow, intake, store, tables
+from casebook import audit, flow, intake, store, tables
 from casebook.case import Case, Job
-from casebook.errors import LostLease, PeerUnavailable
+from casebook.errors import LostLease, PatientNotConfirmed, PeerUnavailable
 from casebook.logs import configure_logs
-from casebook.outcomes import Delivered, Drafted, Outcome, Prepared
-from casebook.runner import Body, Runner
+from casebook.outcomes import Cleared, Delivered, Drafted, Held, Note, Outcome, Prepared
+from casebook.runner import Body, Gate, Runner
 from casebook.settings import Settings
 from casebook.study import StudyState
 from casebook.sweeper import sweep
@@ -37,12 +37,19 @@ def _send(_case: Case, _settings: Settings) -> Outcome:
     return Delivered(acknowledgement="0x0000")
 
 
-def _runner(wiring: Wiring, *, pause: Callable[[float], bool] | None = None, **bodies: Body) -> Runner:
+def _runner(
+    wiring: Wiring,
+    *,
+    pause: Callable[[float], bool] | None = None,
+    gates: Mapping[str, Gate] | None = None,
+    **bodies: Body,
+) -> Runner:
     return Runner(
         wiring,
         {"read": _read, "prepare": _prepare, "send": _send, **bodies},
         heartbeat=lambda _wiring, _job: nullcontext(),
         pause=pause,
+        gates=gates,
     )
 
 
@@ -74,6 +81,46 @@ def test_a_worker_does_every_due_job_and_wakes_the_next_queue(wiring: Wiring, wa
     assert runner.drain("io") == 4
     assert _state(wiring) is StudyState.DELIVERED
     assert not runner.run_one("gpu")
+
+
+def _may_have_left(wiring: Wiring) -> bool:
+    column = tables.output.c
+    with wiring.read() as connection:
+        return any(row.first_sent_at for row in connection.execute(select(column.first_sent_at)))
+
+
+def _not_confirmed(_case: Case, _settings: Settings) -> Cleared | Held:
+    raise PatientNotConfirmed
+
+
+@pytest.mark.parametrize(
+    ("gate", "state"),
+    [
+        (lambda *_: Held(reason="archive_names_another_patient", detail="X."), StudyState.HELD),
+        (_not_confirmed, StudyState.READ),
+    ],
+)
+def test_a_gate_that_stays_closed_keeps_its_step_from_beginning(wiring: Wiring, gate: Gate, state: StudyState) -> None:
+    def never(_case: Case, _settings: Settings) -> Outcome:
+        raise AssertionError("it began")
+
+    runner = _runner(wiring, gates={"send": gate}, send=never)
+    runner.drain("gpu")
+    runner.drain("io")
+
+    assert _state(wiring) in (state, StudyState.READY)
+    assert not _may_have_left(wiring)
+
+
+def test_what_a_gate_notes_stands_in_the_timeline(wiring: Wiring) -> None:
+    note = Note(action="archive_did_not_answer", detail="The archive PACS does not answer.")
+    runner = _runner(wiring, gates=dict.fromkeys(("prepare", "send"), lambda *_: Cleared(notes=(note,))))
+    runner.drain("gpu")
+    runner.drain("io")
+
+    assert _state(wiring) is StudyState.DELIVERED
+    with wiring.read() as connection:
+        assert [one.action for one in audit.timeline(connection, UID)].count(note.action) == 4
 
 
 def test_a_worker_that_lost_its_lease_drops_its_result(wiring: Wiring, clock: FrozenClock) -> None:

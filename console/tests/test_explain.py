@@ -1,5 +1,7 @@
 """What `wetread why` says of a study in each state it can be in."""
 
+import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
@@ -7,11 +9,11 @@ import pytest
 
 from casebook import decisions, flow, generations, intake, queue, store
 from casebook.case import Case
-from casebook.errors import PeerUnavailable, RejectedByPeer
-from casebook.outcomes import Classed, Delivered, Drafted, Outcome, Prepared, Refused
+from casebook.errors import PatientNotConfirmed, PeerUnavailable, RejectedByPeer
+from casebook.outcomes import Classed, Delivered, Drafted, Held, Outcome, Prepared, Refused
 from casebook.runner import Runner
 from casebook.settings import ArchiveSettings, DicomDestination, Hl7Destination, ResultStatus, Settings
-from casebook.study import CompletionReason, StudyState
+from casebook.study import CompletionReason, Difference, StudyState
 from casebook.sweeper import sweep
 from casebook.testing import FrozenClock, a_header, a_reading, a_received_instance, a_wiring, sqlite_database
 from casebook.wiring import Wiring
@@ -349,12 +351,13 @@ def test_a_hold_for_one_destination_says_what_mends_it(
     assert DISMISSAL in say(wiring).advice
 
 
-def test_a_held_repeated_image_is_named(wiring: Wiring, clock: FrozenClock) -> None:
+@pytest.mark.parametrize("verdict", ["pixels_differ", "unreadable", "first_copy_unreadable"])
+def test_a_held_repeated_image_is_named(wiring: Wiring, clock: FrozenClock, verdict: str) -> None:
     receive(wiring, 1)
     again = a_received_instance(1, content=b"other")
     with wiring.write() as connection:
         intake.record_instances(connection, [again], clock.now())
-    run(wiring, "io", classify=lambda _: Classed(is_variant=False, reason="pixels_differ"))
+    run(wiring, "io", classify=lambda _: Classed(is_variant=False, reason=verdict))
 
     said = say(wiring)
 
@@ -386,6 +389,96 @@ def test_a_dismissed_study_says_why_what_was_sent_and_the_way_back(wiring: Wirin
         "The RIS never takes it.",
     )
     assert said.study.detail == ""
+
+
+def hold(wiring: Wiring, *held: Held) -> None:
+    """Let the results for the destinations of a study be held, each for its reason."""
+    outcomes = iter(held)
+    run(wiring, "gpu", read=draft)
+    run(wiring, "io", prepare=lambda _case: next(outcomes))
+
+
+NO_ACCESSION = Held(
+    reason="accession_number_empty",
+    detail="AccessionNumber is empty, so the RIS could not file the report.",
+    only_this_output=True,
+)
+UNWRITABLE = Held(reason="text_unwritable", detail="The draft cannot be written for pacs.", only_this_output=True)
+
+
+def test_two_destinations_that_are_held_each_say_their_reason_and_what_mends_it(
+    wiring: Wiring, clock: FrozenClock
+) -> None:
+    receive(wiring, 1)
+    complete(wiring, clock)
+    hold(wiring, UNWRITABLE, NO_ACCESSION)
+
+    said = say(wiring)
+
+    assert "nothing goes to pacs: The draft cannot be written for pacs (text_unwritable)" in said.sentence
+    assert "nothing goes to ris: AccessionNumber is empty" in said.sentence
+    assert "For pacs: Mend the charset" in said.advice
+    assert "For ris: Mend AccessionNumber" in said.advice
+    assert [(one.destination, one.reason) for one in said.holds] == [
+        ("pacs", "text_unwritable"),
+        ("ris", "accession_number_empty"),
+    ]
+    assert "not affected" not in said.sentence
+
+
+def test_a_destination_that_got_its_report_is_named_beside_the_one_that_is_held(
+    wiring: Wiring, clock: FrozenClock
+) -> None:
+    receive(wiring, 1)
+    complete(wiring, clock)
+    run(wiring, "gpu", read=draft)
+    run(
+        wiring,
+        "io",
+        prepare=lambda case: render(case) if case.job.subject == "pacs" else NO_ACCESSION,
+        send=lambda _: Delivered(acknowledgement="0x0000"),
+    )
+
+    assert "pacs acknowledged the SR with 0x0000" in say(wiring).sentence
+
+
+def test_a_study_that_is_held_as_a_whole_keeps_what_held_one_destination(wiring: Wiring, clock: FrozenClock) -> None:
+    receive(wiring, 1)
+    complete(wiring, clock)
+    hold(wiring, UNWRITABLE, Held(reason="identity_changed", detail="The draft was read under another PatientID."))
+
+    said = say(wiring)
+
+    assert said.sentence.startswith("Held for a person: The draft was read under another PatientID")
+    assert "Held also because: nothing goes to pacs: The draft cannot be written for pacs" in said.sentence
+
+
+def test_what_an_archive_says_instead_is_shown_only_where_it_is_asked_for(wiring: Wiring, clock: FrozenClock) -> None:
+    receive(wiring, 1)
+    complete(wiring, clock)
+    differs = Held(
+        reason="archive_names_another_patient",
+        detail="The archive PACS and the images that were read disagree about PatientID, so nothing is sent.",
+        differences=(Difference(keyword="PatientID", ours="P-1", theirs="P-2"),),
+    )
+    hold(wiring, differs)
+
+    said = say(wiring)
+    assert "P-2" not in json.dumps(dataclasses.asdict(said))
+    assert f"wetread release {STUDY} --as PATIENT_ID" in said.advice
+    assert "PatientID is P-1 here and P-2 there" in say(wiring, show_patient_ids=True).sentence
+
+
+def test_a_result_that_waits_for_the_archive_says_so(wiring: Wiring, clock: FrozenClock) -> None:
+    receive(wiring, 1)
+    complete(wiring, clock)
+    run(wiring, "gpu", read=draft)
+    run(wiring, "io", prepare=fail(PatientNotConfirmed("The archive PACS does not know this study")))
+
+    said = say(wiring)
+
+    assert "patient_not_confirmed (The archive PACS does not know this study)" in said.sentence
+    assert "see that the archive answers and has the study" in said.advice
 
 
 def test_a_closed_study_waits_for_nothing(wiring: Wiring, clock: FrozenClock) -> None:

@@ -27,7 +27,7 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     RLELossless,
 )
-from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom import AE, _config, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
@@ -38,7 +38,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from casebook.errors import PeerUnavailable
 from casebook.logs import get_logger
-from casebook.settings import ArchiveSettings
+from casebook.settings import QuerySettings
 from dicom_node.association_scu import keep_answers
 from dicom_node.objects.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Envelope
 
@@ -75,6 +75,8 @@ _TRANSFER_SYNTAXES = (
     MPEG4HP41,
 )
 _CLASSES_OF_ONE_ASSOCIATION = (_MAX_CONTEXTS - 1) // len(_TRANSFER_SYNTAXES)
+#: pynetdicom would print every answer, patient and all, and turn its bytes into text as it likes.
+_config.LOG_RESPONSE_IDENTIFIERS = False
 _log = get_logger(__name__)
 
 
@@ -90,7 +92,7 @@ class Listed:
     modality: str = ""
 
 
-def find_studies(archive: ArchiveSettings, keys: Mapping[str, str]) -> list[Dataset]:
+def find_studies(archive: QuerySettings, keys: Mapping[str, str]) -> list[Dataset]:
     """Ask for studies (PS3.4 C.4.1, study root).
 
     Parameters
@@ -107,7 +109,7 @@ def find_studies(archive: ArchiveSettings, keys: Mapping[str, str]) -> list[Data
         return _find(association, "STUDY", keys)
 
 
-def list_objects(archive: ArchiveSettings, study_instance_uid: str, known_series: Iterable[str] = ()) -> list[Listed]:
+def list_objects(archive: QuerySettings, study_instance_uid: str, known_series: Iterable[str] = ()) -> list[Listed]:
     """List every object of a study, series by series.
 
     Parameters
@@ -147,7 +149,7 @@ def list_objects(archive: ArchiveSettings, study_instance_uid: str, known_series
     return found
 
 
-def find_series(archive: ArchiveSettings, study_instance_uid: str) -> list[Dataset]:
+def find_series(archive: QuerySettings, study_instance_uid: str) -> list[Dataset]:
     """Return the series of a study with their Modality and BodyPartExamined.
 
     Raises
@@ -160,7 +162,7 @@ def find_series(archive: ArchiveSettings, study_instance_uid: str) -> list[Datas
         return _find(association, "SERIES", keys)
 
 
-def get(archive: ArchiveSettings, study_instance_uid: str, wanted: Sequence[Listed], take: Take) -> None:
+def get(archive: QuerySettings, study_instance_uid: str, wanted: Sequence[Listed], take: Take) -> None:
     """Fetch objects over our own association (PS3.4 C.4.3); `take` is called for each, in the archive's order.
 
     Parameters
@@ -186,7 +188,7 @@ def get(archive: ArchiveSettings, study_instance_uid: str, wanted: Sequence[List
                 _await_completion(answers, "C-GET")
 
 
-def move(archive: ArchiveSettings, study_instance_uid: str, wanted: Sequence[Listed], destination: str) -> None:
+def move(archive: QuerySettings, study_instance_uid: str, wanted: Sequence[Listed], destination: str) -> None:
     """Have objects sent to an AE title the archive knows: our listener's (PS3.4 C.4.2).
 
     Raises
@@ -266,7 +268,7 @@ def _code(status: Dataset) -> int:
     return int(status.Status)
 
 
-def _on_store(event: Any, take: Take, asked: set[str], archive: ArchiveSettings) -> int:
+def _on_store(event: Any, take: Take, asked: set[str], archive: QuerySettings) -> int:
     request = event.request
     uid = str(request.AffectedSOPInstanceUID)
     if uid not in asked:
@@ -285,7 +287,7 @@ def _on_store(event: Any, take: Take, asked: set[str], archive: ArchiveSettings)
 
 @contextmanager
 def _associated(
-    archive: ArchiveSettings,
+    archive: QuerySettings,
     contexts: list[PresentationContext],
     *,
     roles: Sequence[str] = (),
@@ -314,7 +316,7 @@ def _associated(
 
 
 @contextmanager
-def _names_resolved(archive: ArchiveSettings) -> Iterator[None]:
+def _names_resolved(archive: QuerySettings) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError):

@@ -94,6 +94,7 @@ def describe(
         calling_ae_title=envelope.calling_ae_title,
         peer_address=envelope.peer_address,
         received_at=stored.received_at,
+        acknowledged_ns=stored.acknowledged_ns,
         quiet_period_s=quiet_period_of(envelope.calling_ae_title, common.modality),
         rejects=rejects,
         rejection_reason=rejection_reason,

@@ -1,9 +1,11 @@
 """The duplicate rule: is a repeated SOP Instance UID the same picture of the same patient.
 
 Same identity and same decoded pixels, in whatever transfer syntax and with whatever header edits: a variant,
-kept and never read. Anything else: a conflict that a person has to see. The first copy is never touched.
+kept and never read. Anything else, a copy that is damaged among it: a conflict that a person has to see. The first
+copy is never touched.
 """
 
+import errno
 from collections.abc import Iterator
 from io import BytesIO
 from itertools import zip_longest
@@ -12,11 +14,12 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.pixels.utils import iter_pixels
 
 from casebook.case import Case
 from casebook.errors import InvalidObject, Retryable
-from casebook.outcomes import Classed
+from casebook.outcomes import FIRST_COPY_UNREADABLE, UNREADABLE, Classed
 from casebook.settings import Settings
 from casebook.study import Instance
 from codestreams.decoding import decode
@@ -51,10 +54,13 @@ def classify(case: Case, settings: Settings) -> Classed:
     if first.sop_class_uid != repeated.sop_class_uid:
         return Classed(is_variant=False, reason="other_sop_class")
     paths = (settings.data_directory / first.path, settings.data_directory / repeated.path)
-    try:
-        one, other = (_read(path) for path in paths)
-    except _Unreadable:
-        return Classed(is_variant=False, reason="unreadable")
+    for path, reason in zip(paths, (FIRST_COPY_UNREADABLE, UNREADABLE), strict=True):
+        if not _is_readable(path):
+            return Classed(is_variant=False, reason=reason)
+    return _compare(*(_read(path) for path in paths))
+
+
+def _compare(one: Dataset, other: Dataset) -> Classed:
     if one.get("StudyInstanceUID") != other.get("StudyInstanceUID"):
         return Classed(is_variant=False, reason="other_study")
     has_pixels = [any(keyword in dataset for keyword in _PIXEL_KEYWORDS) for dataset in (one, other)]
@@ -76,22 +82,63 @@ def _first_copy(case: Case, repeated: Instance) -> Instance:
     raise InvalidObject("the case has no first copy of the repeated object")
 
 
-class _Unreadable(InvalidObject):
-    """The file cannot be read."""
+def _is_readable(path: Path) -> bool:
+    """Say whether a copy is whole and can be read to its end, every element of it.
+
+    Raises
+    ------
+    Retryable
+        When the disk does not give it out now.
+    """
+    try:
+        dataset = _read(path)
+        if not _is_whole(dataset, path.stat().st_size):
+            return False
+        # pydicom turns bytes into values only when they are asked for; damage shows then.
+        for _ in dataset.iterall():
+            pass
+    except Exception as error:  # noqa: BLE001 - pydicom names no common ancestor of what damaged data makes it raise
+        if is_trouble_of_the_machine(error):
+            raise Retryable("a copy of the repeated object cannot be read now") from None
+        return False
+    return True
+
+
+def _is_whole(dataset: Dataset, size_bytes: int) -> bool:
+    if "TransferSyntaxUID" not in dataset.file_meta or any(not dataset.get(keyword) for keyword in _NEVER_ABSENT):
+        return False
+    for element in dataset.values():
+        if not isinstance(element, RawDataElement) or element.length == _UNDEFINED_LENGTH:
+            continue
+        # A long value is left in the file until it is asked for.
+        there = size_bytes - element.value_tell if element.value is None else len(element.value)
+        if there < element.length:
+            return False
+    return True
+
+
+def is_trouble_of_the_machine(error: BaseException) -> bool:
+    """Say whether reading failed because of the disk or this machine: a verdict would be one about neither.
+
+    A damaged file makes pydicom raise an OSError of its own, which carries no number, and seek to places that do not
+    exist, which the system refuses as an invalid argument.
+    """
+    if isinstance(error, OSError):
+        return error.errno is not None and error.errno not in _ERRORS_OF_DAMAGE
+    return isinstance(error, MemoryError)
+
+
+#: Without these no object is accepted; a copy that lost them was damaged on our disk.
+_NEVER_ABSENT = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+_ERRORS_OF_DAMAGE = frozenset({errno.EINVAL, errno.EOVERFLOW, errno.EFBIG})
 
 
 def _read(path: Path) -> Dataset:
-    try:
-        with path.open("rb") as opened:
-            file = without_foreign_meta(opened)
-            # A deferred value is read again from the path, so only a file that is read as it lies may defer any.
-            return dcmread(path, defer_size=1 << 20) if file is opened else dcmread(file)
-    except (OSError, MemoryError):
-        # The disk or this machine, not the object: a verdict would be one about neither.
-        raise Retryable("a copy of the repeated object cannot be read now") from None
-    # pydicom names no common ancestor of what damaged data makes it raise.
-    except Exception:  # noqa: BLE001
-        raise _Unreadable from None
+    with path.open("rb") as opened:
+        file = without_foreign_meta(opened)
+        # A deferred value is read again from the path, so only a file that is read as it lies may defer any.
+        return dcmread(path, defer_size=1 << 20) if file is opened else dcmread(file)
 
 
 def _picture(dataset: Dataset) -> tuple[Any, ...]:
@@ -125,7 +172,7 @@ def _same_pixels(one: Dataset, other: Dataset) -> bool:
         return all(a is not None and b is not None and np.array_equal(a, b) for a, b in frames)
     # Every decoder has errors of its own.
     except Exception as error:  # noqa: BLE001
-        if isinstance(error, OSError) and error.errno is not None:
+        if is_trouble_of_the_machine(error):
             raise Retryable("a copy of the repeated object cannot be read now") from None
         return _same_stored_bytes(one, other)
 

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from sqlalchemy import Engine
 
+from casebook import store
+from casebook.database import read
 from casebook.errors import WetreadError
 from casebook.logs import get_logger
 from casebook.settings import Settings
@@ -18,6 +20,7 @@ from dicom_node.receive.admission import Register
 from dicom_node.receive.associations import Associations, is_fast
 from dicom_node.receive.processes import ReceivingProcesses
 from dicom_node.receive.storage_service import StorageService
+from dicom_node.storage.acknowledgements import AcknowledgementClock
 from dicom_node.storage.disk_gate import DiskGate, ReservedBytes
 from dicom_node.storage.inbox import Inbox
 
@@ -48,13 +51,16 @@ def serve(
     """
     register, reserved = Register(settings.listener), ReservedBytes()
     with contextlib.ExitStack() as stack:
-        inbox = stack.enter_context(contextlib.closing(Inbox(settings.data_directory)))
+        with read(engine) as connection:
+            acknowledgements = AcknowledgementClock(after_ns=store.last_acknowledged(connection))
+        inbox = Inbox(settings.data_directory, acknowledgements=acknowledgements)
+        stack.callback(inbox.close)
         children = None
         if settings.listener.processes > 1:
             # Before the first thread, because a fork copies only the one that asks for it; and without a connection to
             # the database, which two processes must not use.
             engine.dispose()
-            children = ReceivingProcesses(settings, register, reserved)
+            children = ReceivingProcesses(settings, register, reserved, acknowledgements)
             stack.callback(children.stop)
             children.start()
         records = stack.enter_context(contextlib.closing(RecorderProcess(settings)))

@@ -33,6 +33,7 @@ from dicom_node.index.recorder_process import RecorderProcess, RemoteRecorder
 from dicom_node.receive.admission import Register
 from dicom_node.receive.associations import Associations
 from dicom_node.receive.storage_service import StorageService
+from dicom_node.storage.acknowledgements import AcknowledgementClock
 from dicom_node.storage.disk_gate import DiskGate, ReservedBytes
 from dicom_node.storage.inbox import SharedInbox
 from dicom_node.storage.journal import Journal
@@ -49,10 +50,12 @@ _log = get_logger(__name__)
 class ReceivingProcesses:
     """The children, as the listener sees them; `take` is called by one thread."""
 
-    def __init__(self, settings: Settings, register: Register, reserved: ReservedBytes) -> None:
+    def __init__(
+        self, settings: Settings, register: Register, reserved: ReservedBytes, acknowledgements: AcknowledgementClock
+    ) -> None:
         """Take what the children share; none runs before `start`."""
         self._children = [
-            _Child(number, lambda child: _Work(child, settings, register, reserved).run())
+            _Child(number, lambda child: _Work(child, settings, register, reserved, acknowledgements).run())
             for number in range(settings.listener.processes)
         ]
         self._tls = settings.listener.tls
@@ -211,9 +214,18 @@ class _ForwardedRecords(RemoteRecorder):
 class _Work:
     """What a child does."""
 
-    def __init__(self, child: _Child, settings: Settings, register: Register, reserved: ReservedBytes) -> None:
+    def __init__(
+        self,
+        child: _Child,
+        settings: Settings,
+        register: Register,
+        reserved: ReservedBytes,
+        acknowledgements: AcknowledgementClock,
+    ) -> None:
         self._child = child
-        self._inbox = SharedInbox(settings.data_directory, journal_name=str(child.number + 1))
+        self._inbox = SharedInbox(
+            settings.data_directory, journal_name=str(child.number + 1), acknowledgements=acknowledgements
+        )
         gate = DiskGate(
             self._inbox.directory, settings.listener.min_free_bytes, self._inbox.files, time.monotonic, reserved
         )

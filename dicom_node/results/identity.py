@@ -51,7 +51,7 @@ def examine(case: Case, reading: Reading, kind: str) -> Held | None:
     if kind == "oru" and not reading.header.identity.accession_number.strip():
         return Held(
             reason="accession_number_empty",
-            detail="AccessionNumber is empty, so the RIS could not file the report; the DICOM report is not affected.",
+            detail="AccessionNumber is empty, so the RIS could not file the report.",
             only_this_output=True,
         )
     return None

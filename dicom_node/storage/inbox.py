@@ -18,11 +18,13 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
 from casebook.errors import InvalidObject, UnsafeStorage
 from casebook.logs import get_logger
 from dicom_node.objects.file_meta import Envelope, build_file_meta, require_uid
+from dicom_node.storage.acknowledgements import AcknowledgementClock
 from dicom_node.storage.block_file import BlockFile, Blocks
 from dicom_node.storage.file_system import ONE_FLUSH_IS_ENOUGH, FileSystem, kind_of_file_system, of_os_error, write_all
 from dicom_node.storage.journal import Journal
@@ -30,7 +32,10 @@ from dicom_node.storage.journal import Journal
 #: The processes of a listener that was killed hold the inbox until they have noticed.
 _LONGEST_FAREWELL_S = 2.0
 _TEMPORARY = ".tmp"
-_NAME = re.compile(r"(?P<uid>[0-9.]{1,64})_(?P<unique>[0-9a-f]+)_(?P<size>[0-9a-f]+)\.dcm")
+#: `place` is that in the order of acknowledgements, which names of earlier releases do not tell.
+_NAME = re.compile(
+    r"(?P<uid>[0-9.]{1,64})_(?:(?P<place>[0-9a-f]{16})(?=[0-9a-f]{18}_))?(?P<unique>[0-9a-f]+)_(?P<size>[0-9a-f]+)\.dcm"
+)
 _log = get_logger(__name__)
 
 
@@ -44,6 +49,8 @@ class StoredInstance:
     size_bytes: int
     #: Seconds since the epoch.
     received_at: float
+    #: Its place in the order of acknowledgements; 0 where nobody knows it any more.
+    acknowledged_ns: int = 0
     envelope: Envelope | None = None
     #: Where its data set begins in the file; zero where the file has to tell.
     data_set_offset: int = 0
@@ -57,8 +64,19 @@ class Inbox:
     #: Whether this is the process that sweeps and restores.
     is_owner = True
 
-    def __init__(self, data_directory: Path, files: FileSystem | None = None, journal_name: str = "0") -> None:
+    def __init__(
+        self,
+        data_directory: Path,
+        files: FileSystem | None = None,
+        journal_name: str = "0",
+        acknowledgements: AcknowledgementClock | None = None,
+    ) -> None:
         """Take the folder, sweep what a death left half written, and write what only the journal holds.
+
+        Parameters
+        ----------
+        acknowledgements
+            The clock of all who receive into this folder; one of its own where nobody else does.
 
         Raises
         ------
@@ -71,6 +89,7 @@ class Inbox:
         self.directory = data_directory / "inbox"
         self.refused_directory = data_directory / "inbox-refused"
         self.files = files or FileSystem()
+        self.acknowledgements = acknowledgements or AcknowledgementClock()
         self.directory.mkdir(parents=True, exist_ok=True)
         self._owner = self._take_ownership() if self.is_owner else -1
         self.flushes_directory = kind_of_file_system(self.directory) not in ONE_FLUSH_IS_ENOUGH
@@ -115,7 +134,7 @@ class Inbox:
         known
             Paths that have a row, relative to the data directory.
         """
-        found: list[tuple[float, str, int, str]] = []
+        found: list[tuple[int, str, StoredInstance]] = []
         for folder in self._folders:
             with os.scandir(folder) as entries:
                 for entry in entries:
@@ -128,10 +147,17 @@ class Inbox:
                         # Never acknowledged: an acknowledged file was flushed with its whole length, or was restored.
                         self.set_aside(relative, "cut_short_before_acknowledgement" if name else "not_one_of_ours")
                         continue
+                    place = int(name["place"] or "0", 16)
+                    stored = StoredInstance(
+                        path=relative,
+                        size_bytes=status.st_size,
+                        received_at=status.st_mtime,
+                        acknowledged_ns=place,
+                    )
                     # The clock of the file system may be coarse; the number of the object is not.
-                    found.append((status.st_mtime, name["unique"], status.st_size, relative))
-        for received_at, _, size_bytes, path in sorted(found):
-            yield StoredInstance(path=path, size_bytes=size_bytes, received_at=received_at)
+                    found.append((place or status.st_mtime_ns, name["unique"], stored))
+        for _, _, stored in sorted(found, key=itemgetter(0, 1)):
+            yield stored
 
     def set_aside(self, path: str, reason: str) -> None:
         """Move a file that cannot be indexed out of the inbox, with its reason beside it; it is never lost.
@@ -286,13 +312,17 @@ class IncomingInstance:
         """
         file = self._require_file()
         size_bytes = file.size_bytes
-        self._name = f"{self.envelope.sop_instance_uid}_{self._unique}_{size_bytes:x}.dcm"
+        # The name tells the next start, should this process end before the row is there.
+        place = self._inbox.acknowledgements.now_ns()
+        self._name = f"{self.envelope.sop_instance_uid}_{place:016x}{self._unique}_{size_bytes:x}.dcm"
         if not file.content or not self._inbox.journal.append(self._relative, file.content):
             self._flush(file)
         return StoredInstance(
             path=f"inbox/{self._relative}",
             size_bytes=size_bytes,
             received_at=time.time(),
+            # Durable now, and the answer comes next: of two that come at the same time, the first to be durable counts.
+            acknowledged_ns=self._inbox.acknowledgements.now_ns(),
             envelope=self.envelope,
             data_set_offset=self.data_set_offset,
             head=head,

@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -171,8 +172,53 @@ def test_another_study_is_a_conflict(tmp_path: Path) -> None:
     assert verdict(tmp_path, an_image(), an_image(_of_another_study)) == (False, "other_study")
 
 
-def test_an_unreadable_repetition_is_a_conflict(tmp_path: Path) -> None:
-    assert verdict(tmp_path, an_image(), b"no dicom") == (False, "unreadable")
+def _file_of(dataset: Dataset) -> bytes:
+    file = BytesIO()
+    dcmwrite(file, dataset, enforce_file_format=True)
+    return file.getvalue()
+
+
+def _with_another_vr(content: bytes) -> bytes:
+    # Explicit VR: tag, VR. No such value representation exists.
+    return content.replace(b"\x28\x00\x10\x00US", b"\x28\x00\x10\x00ZZ")
+
+
+#: What a disk or a hand does to a file, and pydicom answers with an error of another kind each.
+DAMAGES: list[Callable[[bytes], bytes]] = [
+    lambda _content: b"no dicom",
+    lambda _content: b"",
+    lambda content: content[:100],
+    lambda content: content[:200],
+    lambda content: content[: content.index(b"\x28\x00\x10\x00") + 9],
+    lambda content: content[:-40],
+    lambda content: content[:132] + bytes(len(content) - 132),
+    lambda content: content[:132] + b"\xff" * (len(content) - 132),
+    _with_another_vr,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_copy_is_a_verdict_and_no_failure_of_the_disk(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    whole = _file_of(an_image())
+    damaged = damage(whole)
+    assert damaged != whole
+
+    assert verdict(tmp_path, whole, damaged) == (False, "unreadable")
+    assert verdict(tmp_path, damaged, whole) == (False, "first_copy_unreadable")
+
+
+@pytest.mark.parametrize("error", [OSError("made up by a parser"), OSError(errno.EINVAL, "seek"), EOFError()])
+def test_an_error_that_a_parser_makes_of_damage_is_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("dicom_node.objects.classify.dcmread", fail)
+
+    assert verdict(tmp_path, an_image(), an_image(_renamed)) == (False, "first_copy_unreadable")
 
 
 def test_a_document_is_compared_by_its_content_and_not_by_its_header(tmp_path: Path) -> None:
