@@ -116,7 +116,10 @@ class Reading:
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON, UTF-8: sorted keys, no blanks."""
-        return canonical_json(dataclasses.asdict(self))
+        content = dataclasses.asdict(self)
+        # The bytes that were received stay with the rows of the images; a Reading has the texts that they are.
+        content["header"].pop("identifying")
+        return canonical_json(content)
 
     @property
     def sha256(self) -> str:

@@ -15,7 +15,7 @@ from casebook.audit import AuditEvent
 from casebook.case import JobState
 from casebook.flow import STEPS
 from casebook.settings import Settings
-from casebook.study import Instance, InstanceStatus, PatientIdentity, Study, StudyState, contradictions
+from casebook.study import Fault, Instance, InstanceStatus, PatientIdentity, Study, StudyState, contradictions, inexact
 
 #: States that need a person.
 NEEDS_A_PERSON = (StudyState.HELD, StudyState.DEAD)
@@ -295,6 +295,8 @@ def _say_held(connection: Connection, study: Study, *, show_patient_ids: bool) -
     # What was left out before, by a person or a rejection note, contradicts nobody any more.
     counting = (InstanceStatus.CURRENT, InstanceStatus.CONFLICT, InstanceStatus.UNCLASSED)
     instances = store.instances(connection, uid, statuses=counting)
+    if study.reason == "identity_not_exact":
+        return f"Held for a person: {study.detail.rstrip('.')} ({study.reason}).", _mend_texts(uid, instances)
     differing = contradictions([one.header for one in instances])
     options = "".join(f" {option}" for name, option in _RELEASE_OPTIONS.items() if name in differing)
     release = f"Mend it in the PACS and send the study again, or: wetread release {uid} --as PATIENT_ID{options}"
@@ -321,6 +323,23 @@ _RELEASE_OPTIONS = {
 }
 
 
+def _mend_texts(study_instance_uid: str, instances: Sequence[Instance]) -> str:
+    faulty = [(one.calling_ae_title, fault) for one in instances for fault in inexact((one.header,))]
+    if faulty and not any(fault.fault is Fault.UNDECODABLE for _, fault in faulty):
+        keywords = ", ".join(sorted({fault.keyword for _, fault in faulty}))
+        return (
+            f"No character set mends this: mend {keywords} where it comes from and send the study again; "
+            f"then: wetread release {study_instance_uid} --as PATIENT_ID."
+        )
+    titles = sorted({title for title, fault in faulty if title and fault.fault is Fault.UNDECODABLE})
+    return (
+        f"Name the character set that {' and '.join(titles) or 'the sender'} really writes, in node.yaml, for instance "
+        f"listener.senders: [{{ae_title: {titles[0] if titles else 'SENDER'}, character_set: GB18030}}], with "
+        "character_set_applies: always where its objects state a false one; then, without sending anything again: "
+        f"wetread retry {study_instance_uid}"
+    )
+
+
 def _mend_one_output(study: Study) -> str:
     uid = study.study_instance_uid
     if study.reason == "accession_number_empty":
@@ -328,7 +347,12 @@ def _mend_one_output(study: Study) -> str:
             "Mend AccessionNumber in the PACS and send the study again; where the copies then differ: "
             f"wetread release {uid} --as PATIENT_ID --accession-number NUMBER."
         )
-    return f"Mend the charset of this destination in node.yaml; then: wetread retry {uid}"
+    if study.reason == "text_unencodable":
+        return f"Give this destination a charset in node.yaml that has the character; then: wetread retry {uid}"
+    return (
+        "No character set of a destination mends this: mend what is named here where it comes from and send the study "
+        f"again, or where the draft is at fault have it read again: wetread retry {uid}"
+    )
 
 
 def _of_status(instances: Iterable[Instance], statuses: Sequence[InstanceStatus]) -> list[Instance]:

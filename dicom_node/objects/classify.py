@@ -17,7 +17,7 @@ from casebook.case import Case
 from casebook.errors import InvalidObject, Retryable
 from casebook.outcomes import Classed
 from casebook.settings import Settings
-from casebook.study import Instance
+from casebook.study import Instance, changes
 
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 #: Beside the stored values, these say what the picture shows (PS3.3 C.7.6.3, C.11.1).
@@ -42,7 +42,7 @@ def classify(case: Case, settings: Settings) -> Classed:
     if repeated is None:
         raise InvalidObject("the case has no repeated object")
     first = _first_copy(case, repeated)
-    if first.header.identity.differences(repeated.header.identity):
+    if changes(first.header, repeated.header):
         return Classed(is_variant=False, reason="other_identity")
     if first.sop_class_uid != repeated.sop_class_uid:
         return Classed(is_variant=False, reason="other_sop_class")

@@ -1,7 +1,7 @@
 """The step `prepare`: one Reading for one destination becomes the exact bytes that will be sent."""
 
 from casebook.case import Case
-from casebook.errors import InvalidObject, UnwritableText
+from casebook.errors import InvalidObject, UnencodableText, UnwritableText
 from casebook.outcomes import Held, Prepared
 from casebook.reading import Reading
 from casebook.settings import DicomDestination, Settings
@@ -50,7 +50,7 @@ def prepare(case: Case, settings: Settings) -> Prepared | Held:
     except UnwritableText as error:
         # Our own messages name elements and sizes, never a value.
         return Held(
-            reason="text_unwritable",
+            reason="text_unencodable" if isinstance(error, UnencodableText) else "text_unwritable",
             detail=f"The draft cannot be written for {destination.name}: {error}.",
             only_this_output=True,
         )
