@@ -216,6 +216,8 @@ def identifying_text(keyword: str, raw: bytes, characters: CharacterSet, *, set_
     try:
         found = without_padding(decode(raw, characters, is_name=keyword in NAME_KEYWORDS))
         fault = fault_of(keyword, found)
+        if fault is Fault.CONTROL_CHARACTER and _ESCAPE in raw:
+            fault = _fault_of_bytes(raw)
     except NotExact:
         fault = _fault_of_bytes(raw)
     return IdentifyingText(
