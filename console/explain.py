@@ -15,7 +15,17 @@ from casebook.audit import AuditEvent
 from casebook.case import JobState
 from casebook.flow import STEPS
 from casebook.settings import Settings
-from casebook.study import Fault, Instance, InstanceStatus, PatientIdentity, Study, StudyState, contradictions, inexact
+from casebook.study import (
+    Fault,
+    Instance,
+    InstanceStatus,
+    PatientIdentity,
+    Study,
+    StudyState,
+    contradictions,
+    exact_text,
+    inexact,
+)
 
 #: States that need a person.
 NEEDS_A_PERSON = (StudyState.HELD, StudyState.DEAD)
@@ -363,7 +373,7 @@ def _patient_ranges(instances: Sequence[Instance], *, show_patient_ids: bool) ->
     labels: dict[str, str] = {}
     runs: list[tuple[int, int, str]] = []
     for number, one in enumerate(instances, start=1):
-        patient_id = one.header.identity.patient_id
+        patient_id = _shown_id(one)
         labels.setdefault(patient_id, chr(ord("A") + len(labels) % 26))
         if runs and runs[-1][2] == patient_id:
             runs[-1] = (runs[-1][0], number, patient_id)
@@ -371,11 +381,16 @@ def _patient_ranges(instances: Sequence[Instance], *, show_patient_ids: bool) ->
             runs.append((number, number, patient_id))
     shown = runs[:_MOST_RUNS]
     parts = [
-        f"{_image_range(first, last)} PatientID {(patient_id or '(empty)') if show_patient_ids else labels[patient_id]}"
+        f"{_image_range(first, last)} PatientID {patient_id if show_patient_ids else labels[patient_id]}"
         for first, last, patient_id in shown
     ]
     more = ", and so on" if len(runs) > _MOST_RUNS else ""
     return f"of its images, in the order of arrival, {', '.join(parts)}{more}"
+
+
+def _shown_id(instance: Instance) -> str:
+    text = exact_text(instance.header, "patient_id")
+    return "(not readable)" if text is None else text or "(empty)"
 
 
 _MOST_RUNS = 6

@@ -80,8 +80,6 @@ class _Search:
         keys = dict.fromkeys(
             ("StudyInstanceUID", "StudyDate", "StudyTime", "ModalitiesInStudy", "PatientBirthDate"), ""
         )
-        if not patient_id.isascii():
-            keys["SpecificCharacterSet"] = "ISO_IR 192"
         found = pacs.find_studies(self._archive, {"PatientID": patient_id, "IssuerOfPatientID": "", **keys})
         now = (self._header.study_date, self._header.study_time)
         return sorted(

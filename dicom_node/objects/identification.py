@@ -4,7 +4,7 @@ pydicom forgives more and costs thirty times as much, so it comes second.
 """
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydicom.datadict import dictionary_VR
@@ -122,17 +122,27 @@ def forgiving_values(data: bytes, transfer_syntax_uid: str, keywords: Sequence[s
 
 
 def raw_value(dataset: Dataset, keyword: str) -> bytes:
-    """Return the bytes of a value that pydicom has read and not looked at yet; empty where there are none."""
+    """Return the bytes of a value that pydicom has read and not looked at yet; empty where there are none.
+
+    Raises
+    ------
+    InvalidObject
+        When it has looked at it, so that the bytes are lost.
+    """
     if keyword not in dataset:
         return b""
     value = dataset.get_item(keyword).value
     if isinstance(value, bytes):
         return value
-    # SpecificCharacterSet is the one element that it looks at at once.
-    values = [value] if isinstance(value, str) else value or ()
-    if keyword != "SpecificCharacterSet" or isinstance(values, DicomSequence):
+    if isinstance(value, DicomSequence) or not value:
         return b""
-    return "\\".join(map(str, values)).encode("latin-1", "replace")
+    # SpecificCharacterSet is the one element that it looks at at once.
+    text = value if isinstance(value, str) or not isinstance(value, Iterable) else "\\".join(map(str, value))
+    if keyword == "SpecificCharacterSet":
+        return str(text).encode("ascii", "replace")
+    if not str(text).isascii():
+        raise InvalidObject(f"the bytes of {keyword} are lost")
+    return str(text).encode("ascii")
 
 
 def whose(dataset: Dataset) -> StudyHeader:
