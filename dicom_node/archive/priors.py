@@ -17,7 +17,7 @@ from casebook.case import Case
 from casebook.errors import InvalidObject, PeerUnavailable, WetreadError
 from casebook.logs import get_logger
 from casebook.settings import ArchiveSettings, Settings
-from casebook.study import PATIENT, Prior, PriorKind, StudyHeader, agree, contradictions, exact_text
+from casebook.study import PATIENT, Prior, PriorKind, StudyHeader, agree, contradictions, exact_text, with_identity_of
 from dicom_node.archive import query_retrieve as pacs
 from dicom_node.archive.query_retrieve import Listed
 from dicom_node.objects.file_meta import Envelope, build_file_meta, require_uid
@@ -55,7 +55,8 @@ class _Search:
         self._archive = archive
         self._settings = settings
         self._study = case.study.study_instance_uid
-        self._header = case.instances[0].header
+        headers = [one.header for one in case.instances]
+        self._header = with_identity_of(headers[0], headers)
         pictures = [one for one in case.instances if is_picture(one.sop_class_uid)]
         self._modalities = frozenset(other for one in pictures for other in _group_of(one.modality))
         self._body_parts = {one.attributes.get("BodyPartExamined", "").upper() for one in pictures} - {""}

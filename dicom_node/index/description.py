@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -297,7 +297,9 @@ def _common(
 ) -> _Common:
     stated = decode_ascii(raw.get("SpecificCharacterSet", b""))
     set_for = calling_ae_title if sender is not None and _counts(sender, stated) else ""
-    characters = character_set(sender.character_set or "" if sender is not None and set_for else stated)
+    characters = character_set(stated)
+    if sender is not None and sender.character_set is not None and set_for:
+        characters = replace(character_set(sender.character_set), name=sender.character_set)
     if concepts is None:
         concepts = read_codes(raw.get("ProcedureCodeSequence", b""), encoding, characters)
     return _Common(

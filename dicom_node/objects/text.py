@@ -116,7 +116,7 @@ def character_set(stated: str) -> CharacterSet:
     alone = [one for one in known if one in STANDALONE]
     if alone:
         # PS3.3 C.12.1.1.2 allows no other beside it. Where the others add nothing, the meaning is still clear.
-        clear = known[0] in STANDALONE or set(known) == {DEFAULT_REPERTOIRE, alone[0]}
+        clear = known[0] in STANDALONE or set(known) <= {DEFAULT_REPERTOIRE, "ISO 2022 IR 6", alone[0]}
         return CharacterSet(name, _CODECS[alone[0]] if clear else "ascii")
     tables = [_TABLES[int(one.rsplit(" ", 1)[1])] for one in known]
     lower, upper = _ASCII, None
