@@ -10,7 +10,7 @@ import re
 from casebook.errors import UnencodableText, UnwritableText
 from casebook.reading import Reading
 from casebook.settings import DeviceSettings, Hl7Destination
-from casebook.study import FAULT_WORDS, StudyHeader, fault_of
+from casebook.study import FAULT_WORDS, IDENTITY, KEYWORDS, StudyHeader, exact_text, fault_of
 from dicom_node.hl7.er7 import (
     COMPONENT,
     SEGMENT_END,
@@ -78,6 +78,7 @@ def build(
     UnencodableText
         When only the character set of the destination forbids it.
     """
+    refuse_unencodable_identity(reading.header, destination)
     body = [
         _pid(reading.header, destination),
         *_visit(reading.header, destination),
@@ -98,6 +99,23 @@ def _encode(segments: list[str], destination: Hl7Destination) -> bytes:
             f"a character (U+{ord(text[error.start]):04X}) does not exist in {destination.charset}, "
             f"the character set of destination {destination.name}"
         ) from None
+
+
+def refuse_unencodable_identity(header: StudyHeader, destination: Hl7Destination) -> None:
+    """Refuse what identifies and cannot be written in the character set of a destination, by its keyword.
+
+    Raises
+    ------
+    UnencodableText
+    """
+    for name in (*IDENTITY, "patient_name"):
+        try:
+            (exact_text(header, name) or "").encode(CODECS[destination.charset])
+        except UnicodeEncodeError:
+            raise UnencodableText(
+                f"{KEYWORDS[name]} has a character that does not exist in {destination.charset}, "
+                f"the character set of destination {destination.name}"
+            ) from None
 
 
 def _msh(reading: Reading, destination: Hl7Destination, device: DeviceSettings, control_id: str) -> str:
