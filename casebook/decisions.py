@@ -3,13 +3,26 @@
 Everything runs inside the caller's transaction.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import Connection
 
 from casebook import audit, flow, generations, queue, store
 from casebook.errors import IdentityConflict, WrongState
-from casebook.study import CompletionReason, InstanceStatus, StudyHeader, StudyState, contradictions
+from casebook.study import (
+    KEYWORDS,
+    CompletionReason,
+    InstanceStatus,
+    ReceivedInstance,
+    Study,
+    StudyHeader,
+    StudyState,
+    agree,
+    contradictions,
+    exact_text,
+    inexact,
+    say_inexact,
+)
 from casebook.terms import Terms
 
 
@@ -23,20 +36,44 @@ def retry_dead(connection: Connection, study_instance_uid: str, *, now: float, a
     return revived
 
 
-def read_again(connection: Connection, study_instance_uid: str, *, now: float, actor: str) -> bool:
-    """Look anew at a study that was not read or not served, after its cause was mended; say whether it was one.
+#: Holds that a character set set for the sender may end: the texts are read anew from the stored objects.
+_ENDED_BY_A_CHARACTER_SET = frozenset({"identity_not_exact", "patient_identity_differs"})
 
-    That is one that no pipeline wanted, one that was refused, one held for one destination only, and one that was
-    dismissed by mistake.
-    """
-    study = store.lock_study(connection, study_instance_uid)
+
+def can_be_read_again(study: Study) -> bool:
+    """Say whether a study ended unread or unserved, so that a mended cause may change that."""
     ended = (
         study.state in (StudyState.UNMATCHED, StudyState.REFUSED)
         or generations.holds_one_output(study)
         or generations.is_dismissed(study)
     )
-    if not ended or not study.instance_count:
+    unclear = study.state is StudyState.HELD and study.reason in _ENDED_BY_A_CHARACTER_SET
+    return bool(study.instance_count) and (ended or unclear)
+
+
+def read_again(
+    connection: Connection,
+    study_instance_uid: str,
+    *,
+    now: float,
+    actor: str,
+    described: Sequence[ReceivedInstance] = (),
+) -> bool:
+    """Look anew at a study that was not read or not served, after its cause was mended; say whether it was one.
+
+    That is one that no pipeline wanted, one that was refused, one held for one destination only, one held
+    because of texts that a character set set for their sender may mend, and one that was dismissed by mistake.
+
+    Parameters
+    ----------
+    described
+        Its stored objects, described anew.
+    """
+    study = store.lock_study(connection, study_instance_uid)
+    if not can_be_read_again(study):
         return False
+    for one in described:
+        store.set_description(connection, one)
     generations.start_generation(connection, study, now=now, action="read_again")
     store.set_state(connection, study_instance_uid, StudyState.RECEIVED, now=now, actor=actor, quiet_at=now)
     return True
@@ -103,6 +140,7 @@ def release(
         "issuer_of_patient_id": issuer_of_patient_id,
     }
     kept: dict[str, StudyHeader] = {}
+    unread: list[StudyHeader] = []
     decided: list[tuple[str, bool]] = []
     rejected = store.rejections(connection, study_instance_uid)
     statuses = [one for one in InstanceStatus if one is not InstanceStatus.OWN]
@@ -110,10 +148,14 @@ def release(
         if one.sop_instance_uid in rejected:
             continue
         fits = one.sop_instance_uid not in kept and _carries(one.header, wanted)
+        if fits and inexact((one.header,)):
+            # Another copy may have been mended; without one, the image is left out.
+            fits = False
+            unread.append(one.header)
         if fits:
             kept[one.sop_instance_uid] = one.header
         decided.append((one.path, fits))
-    _refuse_unclear(kept.values())
+    _refuse_unclear(kept.values(), unread)
     for path, fits in decided:
         status = InstanceStatus.CURRENT if fits else InstanceStatus.EXCLUDED
         store.set_instance_status(connection, path, status, reason="" if fits else "left_out_at_release")
@@ -186,12 +228,14 @@ def _keep_undecided(connection: Connection, study_instance_uid: str) -> None:
 
 
 def _carries(header: StudyHeader, wanted: Mapping[str, str | None]) -> bool:
-    return all(value is None or getattr(header.identity, name) == value for name, value in wanted.items())
+    return all(value is None or agree(exact_text(header, name), value) for name, value in wanted.items())
 
 
-def _refuse_unclear(kept: Collection[StudyHeader]) -> None:
+def _refuse_unclear(kept: Collection[StudyHeader], unread: Sequence[StudyHeader]) -> None:
+    if not kept and unread:
+        raise IdentityConflict(f"Of every image that carries it, {say_inexact(inexact(unread))}; nothing was changed.")
     if not kept:
         raise IdentityConflict("No image of this study carries that identity; nothing was changed.")
-    differing = contradictions(kept)
-    if differing:
-        raise IdentityConflict(f"The images still disagree about {', '.join(differing)}; nothing was changed.")
+    if differing := contradictions(kept):
+        named = ", ".join(KEYWORDS[one] for one in differing)
+        raise IdentityConflict(f"The images still disagree about {named}; nothing was changed.")

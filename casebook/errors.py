@@ -9,6 +9,7 @@
     ├── InvalidObject              a DICOM object or HL7 message that cannot be used
     │   ├── UnreadablePixels       the picture cannot be decoded
     │   └── UnwritableText         a text that its destination cannot carry
+    │       └── UnencodableText    only because of the character set of that destination
     ├── IdentityConflict           a send would put a result on another patient
     ├── UnsafeOutput               an output that pretends to be more than a draft
     ├── ModelRefused               a model directory that is not what its entry says
@@ -52,6 +53,10 @@ class UnreadablePixels(InvalidObject):
 
 class UnwritableText(InvalidObject):
     """The text cannot be carried by its destination."""
+
+
+class UnencodableText(UnwritableText):
+    """The character set of the destination lacks a character of the text."""
 
 
 class IdentityConflict(WetreadError):

@@ -44,12 +44,16 @@ from casebook.outcomes import (
 from casebook.pipelines import Pipeline, choose
 from casebook.settings import ArchiveSettings, QueueSettings
 from casebook.study import (
+    KEYWORDS,
     CompletionReason,
+    Instance,
     InstanceStatus,
     ReceivedInstance,
     Study,
     StudyState,
     contradictions,
+    inexact,
+    say_inexact,
 )
 from casebook.terms import Terms
 
@@ -156,15 +160,8 @@ def complete(connection: Connection, study_instance_uid: str, *, terms: Terms, r
     if store.has_unclassed(connection, study_instance_uid):
         return False  # The next sweep looks again once the copies are compared.
     current = store.instances(connection, study_instance_uid)
-    differing = contradictions([one.header for one in current])
-    if differing:
-        generations.hold(
-            connection,
-            study_instance_uid,
-            now=terms.now,
-            reason="patient_identity_differs",
-            detail=f"The images of this study disagree about {', '.join(differing)}, so no draft is written.",
-        )
+    _note_set_character_sets(connection, study, current, terms.now)
+    if _hold_unclear_identity(connection, study, current, terms.now):
         return True
     if _has_undecided_copies(connection, study_instance_uid):
         generations.hold(
@@ -214,6 +211,36 @@ def complete(connection: Connection, study_instance_uid: str, *, terms: Terms, r
 def _has_undecided_copies(connection: Connection, study_instance_uid: str) -> bool:
     # A release decides about each of them. A study that was dismissed with one and gets a new image has it still.
     return bool(store.instances(connection, study_instance_uid, statuses=(InstanceStatus.CONFLICT,)))
+
+
+def _hold_unclear_identity(connection: Connection, study: Study, current: Sequence[Instance], now: float) -> bool:
+    headers = [one.header for one in current]
+    reason = detail = ""
+    if unread := inexact(headers):
+        reason, detail = "identity_not_exact", f"{say_inexact(unread)}, so no draft is written."
+    elif differing := contradictions(headers):
+        named = ", ".join(KEYWORDS[one] for one in differing)
+        reason, detail = (
+            "patient_identity_differs",
+            f"The images of this study disagree about {named}, so no draft is written.",
+        )
+    if reason:
+        generations.hold(connection, study.study_instance_uid, now=now, reason=reason, detail=detail)
+    return bool(reason)
+
+
+def _note_set_character_sets(connection: Connection, study: Study, current: Sequence[Instance], now: float) -> None:
+    # A name that is right because of a setting says so: nothing in the object does.
+    used = {(one.character_set, one.set_for) for each in current for one in each.header.identifying if one.set_for}
+    for character_set, ae_title in sorted(used):
+        audit.record(
+            connection,
+            at=now,
+            actor="flow",
+            action="read_with_the_character_set",
+            study_instance_uid=study.study_instance_uid,
+            detail=f"{character_set}, set for the sender {ae_title}",
+        )
 
 
 def _enqueue(

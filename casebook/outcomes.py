@@ -24,7 +24,7 @@ class Refused:
 
 
 #: Reasons of `Held.only_this_output`: the study itself is in order, so a new image of it is read all the same.
-ONE_OUTPUT = frozenset({"accession_number_empty", "text_unwritable"})
+ONE_OUTPUT = frozenset({"accession_number_empty", "text_unencodable", "text_unwritable"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,6 +125,8 @@ class Reading:
             # A field that came later is written where it says something: older bytes keep their digest.
             if not answer["is_ruled_out"]:
                 del answer["is_ruled_out"]
+        # The bytes that were received stay with the rows of the images; a Reading has the texts that they are.
+        content["header"].pop("identifying")
         return canonical_json(content)
 
     @property

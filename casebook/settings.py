@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableSource
 
+from casebook.character_sets import is_character_set
 from casebook.errors import SettingsError
 
 #: The configuration that ships with the program.
@@ -79,15 +80,49 @@ class QueueSettings(_Frozen):
     """Longest wait between two attempts."""
 
 
+class CharacterSetUse(StrEnum):
+    """To which objects of a sender the character set of its line applies."""
+
+    #: To those that state none.
+    ABSENT = "absent"
+    #: To every one: what it states is false.
+    ALWAYS = "always"
+
+
 class SenderSettings(_Frozen):
-    """A quiet period of its own for one sender or one modality."""
+    """What is different about one sender or one modality: its quiet period, its character set."""
 
     ae_title: AeTitle | None = None
     """Calling AE title this line is for; any where absent."""
     modality: str | None = None
     """Modality this line is for; any where absent."""
-    quiet_period_s: float = Field(gt=0)
+    quiet_period_s: float | None = Field(default=None, gt=0)
     """Seconds without a new image after which the study counts as complete."""
+    character_set: str | None = None
+    """Character set of its texts: a defined term of DICOM (`ISO_IR 100`, `GB18030`, several with a backslash between
+    them) or a codec of Python (`windows-1252`, `euc-kr`). Every object read with it says so in `wetread why`."""
+    character_set_applies: CharacterSetUse = CharacterSetUse.ABSENT
+    """`absent`: to objects that state no SpecificCharacterSet; `always`: also to those that state a false one."""
+
+    @field_validator("character_set")
+    @classmethod
+    def _character_set_is_known(cls, value: str | None) -> str | None:
+        if value is not None and not is_character_set(value):
+            raise ValueError(
+                "no character set has this name; DICOM names such as GB18030, GBK, ISO_IR 100 or ISO_IR 192 "
+                "are known, and those of Python such as windows-1252 or euc-kr"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _line_says_something(self) -> Self:
+        if self.quiet_period_s is None and self.character_set is None:
+            raise ValueError("a line of senders needs quiet_period_s or character_set")
+        return self
+
+    def is_for(self, calling_ae_title: str, modality: str) -> bool:
+        """Say whether this line is for a sender and modality."""
+        return self.ae_title in (None, calling_ae_title) and self.modality in (None, modality)
 
 
 class TlsSettings(_Frozen):
@@ -123,7 +158,7 @@ class ListenerSettings(_Frozen):
     quiet_period_s: float = Field(default=30.0, gt=0)
     """Seconds without a new image after which a study counts as complete."""
     senders: tuple[SenderSettings, ...] = ()
-    """Exceptions to the quiet period; the first line that fits wins."""
+    """Quiet periods and character sets of single senders; of the lines that name one, the first that fits wins."""
     allowed_calling_ae_titles: tuple[AeTitle, ...] = ()
     """Calling AE titles that may associate; empty: any that the address allows."""
     allowed_networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
@@ -151,9 +186,16 @@ class ListenerSettings(_Frozen):
     def quiet_period_of(self, calling_ae_title: str, modality: str) -> float:
         """Return the quiet period of a sender and modality, in seconds."""
         for sender in self.senders:
-            if sender.ae_title in (None, calling_ae_title) and sender.modality in (None, modality):
+            if sender.quiet_period_s is not None and sender.is_for(calling_ae_title, modality):
                 return sender.quiet_period_s
         return self.quiet_period_s
+
+    def character_set_of(self, calling_ae_title: str, modality: str) -> SenderSettings | None:
+        """Return the line that gives the character set of a sender and modality, None where none does."""
+        for sender in self.senders:
+            if sender.character_set is not None and sender.is_for(calling_ae_title, modality):
+                return sender
+        return None
 
 
 class StowSettings(_Frozen):

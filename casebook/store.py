@@ -508,6 +508,18 @@ def set_instance_status(connection: Connection, path: str, status: InstanceStatu
     connection.execute(update(tables.instance).where(_instance.path == path).values(status=status, reason=reason))
 
 
+def set_description(connection: Connection, described: ReceivedInstance) -> None:
+    """Write what the header of a stored object says, read anew."""
+    connection.execute(
+        update(tables.instance)
+        .where(_instance.path == described.path)
+        .values(
+            attributes=canonical_json(described.attributes).decode(),
+            header=_HEADER.dump_json(described.header).decode(),
+        )
+    )
+
+
 def recount(connection: Connection, study_instance_uid: str) -> int:
     """Write and return the number of current instances of a study."""
     count = connection.execute(_COUNT_CURRENT, {"uid": study_instance_uid}).scalar_one()

@@ -15,7 +15,18 @@ from casebook.audit import AuditEvent
 from casebook.case import JobState
 from casebook.flow import STEPS
 from casebook.settings import Settings
-from casebook.study import Hold, Instance, InstanceStatus, PatientIdentity, Study, StudyState, contradictions
+from casebook.study import (
+    Fault,
+    Hold,
+    Instance,
+    InstanceStatus,
+    PatientIdentity,
+    Study,
+    StudyState,
+    contradictions,
+    exact_text,
+    inexact,
+)
 
 #: States that need a person.
 NEEDS_A_PERSON = (StudyState.HELD, StudyState.DEAD)
@@ -372,6 +383,8 @@ def _say_held(
     # What was left out before, by a person or a rejection note, contradicts nobody any more.
     counting = (InstanceStatus.CURRENT, InstanceStatus.CONFLICT, InstanceStatus.UNCLASSED)
     instances = store.instances(connection, uid, statuses=counting)
+    if study.reason == "identity_not_exact":
+        return f"Held for a person: {study.detail.rstrip('.')} ({study.reason}).", _mend_texts(uid, instances)
     differing = contradictions([one.header for one in instances])
     options = "".join(f" {option}" for name, option in _RELEASE_OPTIONS.items() if name in differing)
     release = f"Mend it in the PACS and send the study again, or: wetread release {uid} --as PATIENT_ID{options}"
@@ -399,6 +412,23 @@ _RELEASE_OPTIONS = {
 }
 
 
+def _mend_texts(study_instance_uid: str, instances: Sequence[Instance]) -> str:
+    faulty = [(one.calling_ae_title, fault) for one in instances for fault in inexact((one.header,))]
+    if faulty and not any(fault.fault is Fault.UNDECODABLE for _, fault in faulty):
+        keywords = ", ".join(sorted({fault.keyword for _, fault in faulty}))
+        return (
+            f"No character set mends this: mend {keywords} where it comes from and send the study again; "
+            f"then: wetread release {study_instance_uid} --as PATIENT_ID."
+        )
+    titles = sorted({title for title, fault in faulty if title and fault.fault is Fault.UNDECODABLE})
+    return (
+        f"Name the character set that {' and '.join(titles) or 'the sender'} really writes, in node.yaml, for instance "
+        f"listener.senders: [{{ae_title: {titles[0] if titles else 'SENDER'}, character_set: GB18030}}], with "
+        "character_set_applies: always where its objects state a false one; then, without sending anything again: "
+        f"wetread retry {study_instance_uid}"
+    )
+
+
 def _say_archive_differs(study: Study, holds: Sequence[Hold], *, show_patient_ids: bool) -> tuple[str, str]:
     uid = study.study_instance_uid
     values = ""
@@ -422,7 +452,12 @@ def _mend_one_output(uid: str, reason: str) -> str:
             "Mend AccessionNumber in the PACS and send the study again; where the copies then differ: "
             f"wetread release {uid} --as PATIENT_ID --accession-number NUMBER."
         )
-    return f"Mend the charset of this destination in node.yaml; then: wetread retry {uid}"
+    if reason == "text_unencodable":
+        return f"Give this destination a charset in node.yaml that has the character; then: wetread retry {uid}"
+    return (
+        "No character set of a destination mends this: mend what is named here where it comes from and send the study "
+        f"again, or where the draft is at fault have it read again: wetread retry {uid}"
+    )
 
 
 def _of_status(instances: Iterable[Instance], statuses: Sequence[InstanceStatus]) -> list[Instance]:
@@ -433,7 +468,7 @@ def _patient_ranges(instances: Sequence[Instance], *, show_patient_ids: bool) ->
     labels: dict[str, str] = {}
     runs: list[tuple[int, int, str]] = []
     for number, one in enumerate(instances, start=1):
-        patient_id = one.header.identity.patient_id
+        patient_id = _shown_id(one)
         labels.setdefault(patient_id, chr(ord("A") + len(labels) % 26))
         if runs and runs[-1][2] == patient_id:
             runs[-1] = (runs[-1][0], number, patient_id)
@@ -441,11 +476,16 @@ def _patient_ranges(instances: Sequence[Instance], *, show_patient_ids: bool) ->
             runs.append((number, number, patient_id))
     shown = runs[:_MOST_RUNS]
     parts = [
-        f"{_image_range(first, last)} PatientID {(patient_id or '(empty)') if show_patient_ids else labels[patient_id]}"
+        f"{_image_range(first, last)} PatientID {patient_id if show_patient_ids else labels[patient_id]}"
         for first, last, patient_id in shown
     ]
     more = ", and so on" if len(runs) > _MOST_RUNS else ""
     return f"of its images, in the order of arrival, {', '.join(parts)}{more}"
+
+
+def _shown_id(instance: Instance) -> str:
+    text = exact_text(instance.header, "patient_id")
+    return "(not readable)" if text is None else text or "(empty)"
 
 
 _MOST_RUNS = 6

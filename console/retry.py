@@ -1,12 +1,14 @@
 """``wetread retry``: give what died, was refused or was wanted by no pipeline another try."""
 
+import contextlib
 import getpass
 from pathlib import Path
 
 import click
 
 from casebook import decisions, store
-from casebook.study import StudyState
+from casebook.errors import InvalidObject
+from casebook.study import InstanceStatus, ReceivedInstance, StudyState
 from casebook.wiring import Wiring
 from console.options import directories, no_such_study, wake_all, wire_with_wakeups
 
@@ -20,7 +22,8 @@ def retry(
 ) -> None:
     """Give the dead steps of a study fresh attempts, or look anew at one that was not read.
 
-    Mend the cause first: the destination, the pipeline or the configuration.
+    Mend the cause first: the destination, the pipeline or the configuration. The headers of a held study are read anew
+    from its files, so that a character set that was set for a sender counts for what it sent before.
     """
     if every == (study_instance_uid is not None):
         raise click.UsageError("name one study, or --all")
@@ -33,10 +36,13 @@ def retry(
 def _retry_one(wiring: Wiring, study_instance_uid: str) -> str:
     actor = f"person {getpass.getuser()}"
     try:
+        described = _described_anew(wiring, study_instance_uid)
         with wiring.write() as connection:
             now = wiring.clock.now(connection)
             revived = decisions.retry_dead(connection, study_instance_uid, now=now, actor=actor)
-            again = not revived and decisions.read_again(connection, study_instance_uid, now=now, actor=actor)
+            again = not revived and decisions.read_again(
+                connection, study_instance_uid, now=now, actor=actor, described=described
+            )
     except KeyError:
         raise no_such_study(study_instance_uid) from None
     if again:
@@ -44,6 +50,24 @@ def _retry_one(wiring: Wiring, study_instance_uid: str) -> str:
     if not revived:
         raise click.UsageError(f"nothing of this study is dead or was left unread (wetread why {study_instance_uid})")
     return f"{_steps(revived)} will be tried again: wetread why {study_instance_uid}"
+
+
+def _described_anew(wiring: Wiring, study_instance_uid: str) -> list[ReceivedInstance]:
+    """Read the headers of a study from its files, with the character sets that the settings name now."""
+    with wiring.read() as connection:
+        study = store.get_study(connection, study_instance_uid)
+        # Only a hold is about texts.
+        if study.state is not StudyState.HELD or not decisions.can_be_read_again(study):
+            return []
+        stored = store.instances(connection, study_instance_uid, statuses=list(InstanceStatus))
+    from dicom_node.index.description import describe_again
+
+    described = []
+    for one in stored:
+        # What cannot be read any more keeps what is known of it.
+        with contextlib.suppress(OSError, InvalidObject):
+            described.append(describe_again(wiring.settings, one.path))
+    return described
 
 
 def _retry_all(wiring: Wiring) -> str:

@@ -1,5 +1,6 @@
 """What every association we ask for needs, beyond what pynetdicom does."""
 
+from pynetdicom import _config
 from pynetdicom.association import Association
 
 
@@ -10,6 +11,9 @@ def keep_answers(association: Association) -> Association:
     machine that thread can take an answer off the queue, log it as unexpected, and leave the caller to wait out
     its timeout. On an association we asked for, that thread has nothing to take: callers wait with ``block=True``.
     """
+    # To print an answer, pynetdicom decodes it: its values then are no longer the bytes that came, and one that cannot
+    # be decoded costs the whole answer. Patients do not belong in a log anyway.
+    _config.LOG_RESPONSE_IDENTIFIERS = False
     take = association.dimse.get_msg
 
     def get_msg(block: bool = False) -> object:  # noqa: FBT001, FBT002 - pynetdicom's signature

@@ -143,11 +143,11 @@ def test_every_real_header_gives_a_valid_sr_or_is_held_with_its_reason(corpus: P
         prepared += 1
         sr = tmp_path / "sr.dcm"
         sr.write_bytes(outcome.content)
-        assert errors(dsrdump(sr) + dciodvfy(sr)) == [], path.name
+        said = errors(dsrdump(sr) + dciodvfy(sr))
+        # One film was de-identified into an AccessionNumber longer than DICOM allows; it is copied as received.
+        assert [one for one in said if "(0008,0050)" not in one.text or path.name != "966_fixed.dcm"] == [], path.name
     assert prepared >= 40
-    # One film was de-identified into an AccessionNumber longer than DICOM allows.
-    assert set(held) <= {"patient_id_empty", "text_unwritable"}
-    assert held["text_unwritable"] == ["966_fixed.dcm"]
+    assert set(held) <= {"patient_id_empty"}
 
 
 def _described(path: Path, copied: Path) -> ReceivedInstance | None:

@@ -3,7 +3,7 @@
 import importlib.metadata
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from casebook.case import Case
@@ -14,7 +14,16 @@ from casebook.outcomes import Drafted, Held, Refused
 from casebook.pipelines import Pipeline
 from casebook.reading import InstanceReference, Provenance, Reading
 from casebook.settings import Settings
-from casebook.study import CompletionReason, Instance, contradictions
+from casebook.study import (
+    KEYWORDS,
+    CompletionReason,
+    Instance,
+    StudyHeader,
+    contradictions,
+    inexact,
+    say_inexact,
+    with_identity_of,
+)
 from worker.reader import prompts
 from worker.reader.consistency import find_contradiction
 from worker.reader.decode import open_picture
@@ -109,10 +118,9 @@ def read_with(
     if pipeline is None:
         raise SettingsError("A study can only be read for a pipeline.")
     instances = [one for one in case.instances if one.sop_instance_uid not in case.issued_uids]
-    differing = contradictions(one.header for one in instances)
-    if differing:
-        detail = f"The images of the study disagree about {', '.join(differing)}."
-        return Held(reason="identity_conflict", detail=detail)
+    held = _hold_unclear_identity([one.header for one in instances])
+    if held is not None:
+        return held
     shown = _show(instances, writer.entry, settings)
     if isinstance(shown, Refused):
         return shown
@@ -139,7 +147,7 @@ def read_with(
             generation=case.job.generation,
             language=_LANGUAGE_TAGS[pipeline.language],
             modality=first.modality,
-            header=first.header,
+            header=_stated_header(first, instances),
             sections=sections,
             answers=answers,
             images=references,
@@ -154,6 +162,22 @@ def read_with(
             created_at=now,
         )
     )
+
+
+def _hold_unclear_identity(headers: Sequence[StudyHeader]) -> Held | None:
+    if unread := inexact(headers):
+        return Held(reason="identity_not_exact", detail=f"{say_inexact(unread)}, so no draft is written.")
+    if differing := contradictions(headers):
+        named = ", ".join(KEYWORDS[one] for one in differing)
+        return Held(reason="identity_conflict", detail=f"The images of the study disagree about {named}.")
+    return None
+
+
+def _stated_header(first: Instance, instances: Sequence[Instance]) -> StudyHeader:
+    # A capture without an order may be what is shown; the draft belongs to the order that the others name.
+    header = with_identity_of(first.header, [one.header for one in instances])
+    # The bytes that were received stay with the rows of the images.
+    return replace(header, identifying=())
 
 
 def _opened(entry: ModelEntry, device: str, threads: int) -> Writer:

@@ -34,7 +34,7 @@ from casebook.outcomes import (
     Refused,
 )
 from casebook.settings import ArchiveSettings, QueueSettings
-from casebook.study import CompletionReason, InstanceStatus, Study, StudyState
+from casebook.study import KEYWORDS, CompletionReason, InstanceStatus, Study, StudyState
 from casebook.terms import Terms
 from casebook.testing import FrozenClock, a_header, a_pipeline, a_reading, a_received_instance
 from casebook.wiring import Wiring
@@ -191,12 +191,12 @@ def test_a_study_that_no_pipeline_wants_ends_as_unmatched(room: Room) -> None:
 
 @pytest.mark.parametrize("keyword", ["patient_id", "patient_birth_date", "accession_number", "issuer_of_patient_id"])
 def test_images_that_disagree_about_the_patient_hold_the_study(room: Room, keyword: str) -> None:
-    room.receive(1)
+    room.receive(1, header=a_header(**{keyword: "ONE"}))
     room.receive(2, header=a_header(**{keyword: "OTHER"}))
     room.complete()
 
     assert (room.study().state, room.study().reason) == (StudyState.HELD, "patient_identity_differs")
-    assert keyword in room.study().detail
+    assert KEYWORDS[keyword] in room.study().detail
     assert "OTHER" not in room.study().detail
     assert room.live_jobs() == []
 
@@ -943,14 +943,14 @@ def test_a_release_for_a_patient_without_images_changes_nothing(room: Room) -> N
 
 
 @pytest.mark.parametrize("keyword", ["patient_birth_date", "accession_number", "issuer_of_patient_id"])
-@pytest.mark.parametrize(("chosen", "kept"), [("", 2), ("A", 1)])
+@pytest.mark.parametrize(("chosen", "kept"), [("B", 2), (" A ", 1)])
 def test_a_release_chooses_the_whole_identity(room: Room, keyword: str, chosen: str, kept: int) -> None:
-    room.receive(1, 2)
+    room.receive(1, 2, header=a_header(**{keyword: "B"}))
     room.receive(3, header=a_header(**{keyword: "A"}))
     room.complete()
     before = room.statuses()
 
-    with pytest.raises(IdentityConflict, match=keyword), room.wiring.write() as connection:
+    with pytest.raises(IdentityConflict, match=KEYWORDS[keyword]), room.wiring.write() as connection:
         decisions.release(connection, UID, patient_id="P-1", now=room.clock.at, actor="console")
     assert (room.study().state, room.statuses()) == (StudyState.HELD, before)
     choice: dict[str, Any] = {keyword: chosen}

@@ -49,6 +49,41 @@ def test_an_unknown_key_of_a_destination_is_refused(tmp_path: Path) -> None:
         _load(tmp_path, "destinations: [{name: ris, kind: hl7, hsot: x, port: 1, result_status: P, host: y}]")
 
 
+def test_a_line_of_senders_may_name_a_character_set_a_quiet_period_or_both(tmp_path: Path) -> None:
+    listener = _load(
+        tmp_path,
+        """
+listener:
+  senders:
+    - {ae_title: CT1, quiet_period_s: 120}
+    - {ae_title: CT1, modality: CT, character_set: GB18030}
+    - {ae_title: XR1, character_set: windows-1252, character_set_applies: always}
+    - {character_set: ISO_IR 100, quiet_period_s: 5}
+""",
+    ).listener
+
+    assert listener.quiet_period_of("CT1", "CT") == 120
+    assert listener.quiet_period_of("XR1", "DX") == 5
+    found = [listener.character_set_of(*asked) for asked in (("CT1", "CT"), ("CT1", "SR"), ("XR1", "DX"))]
+    assert [one.character_set for one in found if one] == ["GB18030", "ISO_IR 100", "windows-1252"]
+    assert [one.character_set_applies.value for one in found if one] == ["absent", "absent", "always"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{ae_title: CT1}", "needs quiet_period_s or character_set"),
+        ("{character_set: GB2O312}", "no character set has this name"),
+        ("{character_set: utf-16}", "no character set has this name"),
+        ("{character_set: ''}", "no character set has this name"),
+        ("{character_set: GBK, character_set_applies: sometimes}", "character_set_applies"),
+    ],
+)
+def test_a_line_of_senders_that_says_nothing_usable_is_refused(tmp_path: Path, line: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        _load(tmp_path, f"listener: {{senders: [{line}]}}")
+
+
 def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WETREAD_QUEUE__LEASE_S", "90")
 

@@ -327,10 +327,9 @@ def test_an_image_that_was_left_out_before_contradicts_nobody_any_more(wiring: W
 def test_a_hold_because_of_another_accession_number_names_the_option_that_chooses(
     wiring: Wiring, clock: FrozenClock
 ) -> None:
-    receive(wiring, 1)
-    other = a_received_instance(2, header=a_header(accession_number="A-1"))
+    others = [a_received_instance(number, header=a_header(accession_number=f"A-{number}")) for number in (1, 2)]
     with wiring.write() as connection:
-        intake.record_instances(connection, [other], clock.now())
+        intake.record_instances(connection, others, clock.now())
     complete(wiring, clock)
 
     assert f"wetread release {STUDY} --as PATIENT_ID --accession-number NUMBER" in say(wiring).advice
@@ -417,7 +416,7 @@ def test_two_destinations_that_are_held_each_say_their_reason_and_what_mends_it(
 
     assert "nothing goes to pacs: The draft cannot be written for pacs (text_unwritable)" in said.sentence
     assert "nothing goes to ris: AccessionNumber is empty" in said.sentence
-    assert "For pacs: Mend the charset" in said.advice
+    assert "For pacs: No character set of a destination mends this" in said.advice
     assert "For ris: Mend AccessionNumber" in said.advice
     assert [(one.destination, one.reason) for one in said.holds] == [
         ("pacs", "text_unwritable"),

@@ -51,7 +51,9 @@ class FetchedInstances:
             When it is not of the study that was asked for; nothing of it is left.
         """
         try:
-            described = describe(self._inbox.data_directory, stored, self._settings.listener.quiet_period_of)
+            listener = self._settings.listener
+            directory = self._inbox.data_directory
+            described = describe(directory, stored, listener.quiet_period_of, listener.character_set_of)
             if described.study_instance_uid != self._study_instance_uid:
                 raise InvalidObject("the archive sent an object of another study")
         except InvalidObject:

@@ -13,13 +13,9 @@ leaves a key out, or empty              goes on            goes on
 ======================================  =================  ==============
 """
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pydicom import charset
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
 from casebook.case import Case
@@ -27,16 +23,22 @@ from casebook.errors import PatientNotConfirmed, PeerUnavailable
 from casebook.logs import get_logger
 from casebook.outcomes import Cleared, Held, Note
 from casebook.settings import IdentityCheck, QuerySettings, Settings
-from casebook.study import Difference, InstanceStatus, PatientIdentity
+from casebook.study import (
+    IDENTITY,
+    KEYWORDS,
+    Difference,
+    InstanceStatus,
+    PatientIdentity,
+    agree,
+    exact_text,
+    inexact,
+    without_padding,
+)
 from dicom_node.archive import query_retrieve as pacs
+from dicom_node.objects.identification import whose
 
-#: What is compared: the field of an identity, and its keyword. Many archives do not return IssuerOfPatientID.
-KEYS = {
-    "patient_id": "PatientID",
-    "issuer_of_patient_id": "IssuerOfPatientID",
-    "patient_birth_date": "PatientBirthDate",
-    "accession_number": "AccessionNumber",
-}
+#: What is compared. Many archives do not return IssuerOfPatientID.
+_KEYS = tuple(KEYWORDS[name] for name in IDENTITY)
 _log = get_logger(__name__)
 
 
@@ -62,10 +64,10 @@ def ask_archive(archive: QuerySettings, study_instance_uid: str) -> tuple[Archiv
     PeerUnavailable
         When it does not answer, or its answer cannot be read.
     """
-    keys = {"StudyInstanceUID": study_instance_uid} | dict.fromkeys(KEYS.values(), "")
+    keys = {"StudyInstanceUID": study_instance_uid} | dict.fromkeys(_KEYS, "")
     try:
         found = pacs.find_studies(archive, keys)
-        return tuple(_archived(one) for one in found if is_about(one, study_instance_uid))
+        return tuple(archived_identity(one) for one in found if is_about(one, study_instance_uid))
     except PeerUnavailable:
         raise
     except Exception as error:  # noqa: BLE001 - pydicom names no common ancestor of what damaged data makes it raise
@@ -132,11 +134,11 @@ def differences_of(ours: Iterable[PatientIdentity], theirs: Iterable[PatientIden
     answers = list(theirs)
     for mine in ours:
         for other in answers:
-            for name in mine.differences(other):
-                pair = getattr(mine, name).strip(), getattr(other, name).strip()
-                if says_something(*pair):
-                    found.setdefault(name, Difference(keyword=KEYS[name], ours=pair[0], theirs=pair[1]))
-    return tuple(found[name] for name in KEYS if name in found)
+            for name in IDENTITY:
+                pair = without_padding(getattr(mine, name)), without_padding(getattr(other, name))
+                if says_something(*pair) and not agree(*pair):
+                    found.setdefault(name, Difference(keyword=KEYWORDS[name], ours=pair[0], theirs=pair[1]))
+    return tuple(found[name] for name in IDENTITY if name in found)
 
 
 def says_something(ours: str, theirs: str) -> bool:
@@ -152,7 +154,7 @@ def _ours(case: Case) -> list[PatientIdentity]:
 
 
 def _decoded_or_not(check: IdentityCheck, archive: QuerySettings, found: Sequence[ArchivedIdentity]) -> Cleared | Held:
-    not_decoded = [keyword for keyword in KEYS.values() if any(keyword in one.not_decoded for one in found)]
+    not_decoded = [keyword for keyword in _KEYS if any(keyword in one.not_decoded for one in found)]
     if not not_decoded:
         return Cleared()
     detail = (
@@ -172,48 +174,10 @@ def _not_confirmed(check: IdentityCheck, archive: QuerySettings, what: str, sent
     return Cleared(notes=(Note(action=f"archive_{what}", detail=detail),))
 
 
-def _archived(answer: Dataset) -> ArchivedIdentity:
-    values: dict[str, str] = {}
-    not_decoded = []
-    character_sets = _character_sets(answer)
-    for name, keyword in KEYS.items():
-        value = decode_exactly(_bytes_of(answer, keyword), character_sets)
-        if value is None:
-            not_decoded.append(keyword)
-        values[name] = value or ""
-    return ArchivedIdentity(identity=PatientIdentity(**values), not_decoded=tuple(not_decoded))
-
-
-def _bytes_of(answer: Dataset, keyword: str) -> bytes:
-    element: Any = answer.get_item(keyword)
-    if isinstance(element, RawDataElement):
-        return element.value or b""
-    return b"" if element is None else str(element.value or "").encode("utf-8")
-
-
-def _character_sets(answer: Dataset) -> list[str]:
-    value = answer.get("SpecificCharacterSet") or ""
-    terms = [value] if isinstance(value, str) else list(value)
-    return [str(term).strip() for term in terms]
-
-
-def decode_exactly(value: bytes, character_sets: Sequence[str]) -> str | None:
-    """Decode a value by the character sets of its data set (PS3.3 C.12.1.1.2); None where they do not fit it."""
-    value = value.strip(b" \x00")
-    if value.isascii() and b"\x1b" not in value:
-        return value.decode("ascii")
-    if not any(character_sets) or any(term not in charset.python_encoding for term in character_sets):
-        return None
-    if set(character_sets) <= _ASCII_ONLY:
-        return None
-    try:
-        # pydicom warns where it replaces what it cannot decode.
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            text = charset.decode_bytes(value, charset.convert_encodings(list(character_sets)), set())
-    except (LookupError, UnicodeError, ValueError, Warning):
-        return None
-    return None if "\ufffd" in text else text
-
-
-_ASCII_ONLY = frozenset({"", "ISO_IR 6", "ISO 2022 IR 6"})
+def archived_identity(answer: Dataset) -> ArchivedIdentity:
+    """Return whose a study is by one answer, its values not looked at yet; what is no exact text is empty and named."""
+    header = whose(answer)
+    return ArchivedIdentity(
+        identity=PatientIdentity(**{name: exact_text(header, name) or "" for name in IDENTITY}),
+        not_decoded=tuple(one.keyword for one in inexact((header,))),
+    )

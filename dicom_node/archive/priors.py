@@ -17,10 +17,11 @@ from casebook.case import Case
 from casebook.errors import InvalidObject, PeerUnavailable, WetreadError
 from casebook.logs import get_logger
 from casebook.settings import ArchiveSettings, Settings
-from casebook.study import Prior, PriorKind, StudyHeader
+from casebook.study import PATIENT, Prior, PriorKind, StudyHeader, agree, contradictions, exact_text, with_identity_of
 from dicom_node.archive import query_retrieve as pacs
 from dicom_node.archive.query_retrieve import Listed
 from dicom_node.objects.file_meta import Envelope, build_file_meta, require_uid
+from dicom_node.objects.identification import whose
 from dicom_node.objects.own_results import is_own_result
 from dicom_node.objects.sop_classes import ENCAPSULATED_PDF, is_picture, is_report
 from dicom_node.receive.statuses import SUCCESS, status_of
@@ -56,13 +57,14 @@ class _Search:
         self._settings = settings
         self._own_device_uids = case.own_device_uids
         self._study = case.study.study_instance_uid
-        self._header = case.instances[0].header
+        headers = [one.header for one in case.instances]
+        self._header = with_identity_of(headers[0], headers)
         pictures = [one for one in case.instances if is_picture(one.sop_class_uid)]
         self._modalities = frozenset(other for one in pictures for other in _group_of(one.modality))
         self._body_parts = {one.attributes.get("BodyPartExamined", "").upper() for one in pictures} - {""}
 
     def priors(self) -> tuple[Prior, ...]:
-        patient_id = self._header.identity.patient_id
+        patient_id = exact_text(self._header, "patient_id")
         if not patient_id or _NOT_IN_A_KEY.search(patient_id) or not self._body_parts or not self._header.study_date:
             return ()
         found: list[Prior] = []
@@ -90,15 +92,8 @@ class _Search:
         )
 
     def _is_same_patient(self, study: Dataset) -> bool:
-        identity = self._header.identity
-        issuer = pacs.text(study, "IssuerOfPatientID")
-        born = pacs.text(study, "PatientBirthDate")
-        return (
-            pacs.text(study, "PatientID") == identity.patient_id
-            and pacs.text(study, "StudyInstanceUID") != self._study
-            and (not issuer or not identity.issuer_of_patient_id or issuer == identity.issuer_of_patient_id)
-            and (not born or not identity.patient_birth_date or born == identity.patient_birth_date)
-        )
+        same = not contradictions((self._header, whose(study)), PATIENT)
+        return same and pacs.text(study, "StudyInstanceUID") != self._study
 
     def _relevant_objects(self, study_instance_uid: str) -> list[Listed]:
         require_uid(study_instance_uid)
@@ -170,7 +165,7 @@ class _Shelf:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._gate = DiskGate(self._folder, settings.listener.min_free_bytes, self._files, time.monotonic)
         self._study_instance_uid = study_instance_uid
-        self._patient_id = header.identity.patient_id
+        self._header = header
 
     def path_of(self, sop_instance_uid: str) -> Path:
         return self._folder / f"{require_uid(sop_instance_uid)}.dcm"
@@ -201,7 +196,7 @@ class _Shelf:
 
     def _require_patient(self, ds: Dataset) -> None:
         # The archive was asked for this patient; the objects have to say so themselves.
-        if pacs.text(ds, "PatientID") != self._patient_id:
+        if not agree(exact_text(whose(ds), "patient_id"), exact_text(self._header, "patient_id")):
             raise InvalidObject("a prior carries another PatientID")
         if pacs.text(ds, "StudyInstanceUID") != self._study_instance_uid:
             raise InvalidObject("a prior carries another StudyInstanceUID")

@@ -2,16 +2,23 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from casebook.character_sets import is_character_set
 from casebook.errors import InvalidObject
 from casebook.logs import get_logger
-from casebook.study import PatientIdentity, ReceivedInstance, RejectionReason, StudyHeader
+from casebook.settings import CharacterSetUse, SenderSettings, Settings
+from casebook.study import (
+    KEYWORDS,
+    CodedConcept,
+    ReceivedInstance,
+    RejectionReason,
+    StudyHeader,
+)
 from dicom_node.objects.codes import read_codes
 from dicom_node.objects.elements import (
     LONGEST_HEADER_BYTES,
@@ -24,10 +31,17 @@ from dicom_node.objects.elements import (
     walk,
 )
 from dicom_node.objects.file_meta import LONGEST_FILE_META_BYTES, Envelope, read_file_meta, require_uid
-from dicom_node.objects.identification import UID_KEYWORDS, forgiving_values
+from dicom_node.objects.identification import UID_KEYWORDS, forgiving_values, identified
 from dicom_node.objects.rejection_notes import read_rejection
 from dicom_node.objects.sop_classes import KEY_OBJECT_SELECTION
-from dicom_node.objects.text import clean_value, codecs_of, decode_ascii, decode_person_name, decode_text
+from dicom_node.objects.text import (
+    CharacterSet,
+    character_set,
+    clean_value,
+    decode_ascii,
+    descriptive_text,
+    matching_text,
+)
 from dicom_node.storage.inbox import StoredInstance
 
 #: What pipelines match on, beside Modality.
@@ -46,11 +60,17 @@ MATCHING_KEYWORDS = (
     "Columns",
     "DeviceUID",
 )
-_HEADER_KEYWORDS = (
-    "PatientID", "IssuerOfPatientID", "PatientBirthDate", "AccessionNumber", "PatientName", "PatientSex", "PatientAge",
-    "StudyID", "StudyDate", "StudyTime", "StudyDescription", "ReferringPhysicianName", "AdmissionID",
-    "TimezoneOffsetFromUTC",
-)  # fmt: skip
+#: What describes the study, by its name in a header -> keyword.
+_DESCRIBING = {
+    "patient_sex": "PatientSex",
+    "patient_age": "PatientAge",
+    "study_id": "StudyID",
+    "study_date": "StudyDate",
+    "study_time": "StudyTime",
+    "study_description": "StudyDescription",
+    "admission_id": "AdmissionID",
+    "timezone_offset_from_utc": "TimezoneOffsetFromUTC",
+}
 #: What differs within a series.
 _OWN_KEYWORDS = ("SOPInstanceUID", "InstanceNumber")
 #: What is looked at first; longer headers are read again in longer pieces.
@@ -58,16 +78,27 @@ _USUAL_HEADER_BYTES = 64 * 1024
 #: Of the values of a header that are kept for the next objects of its series.
 _LONGEST_KEPT_BYTES = 16 * 1024
 _KEYWORD_OF_TAG = tags_of(
-    (*MATCHING_KEYWORDS, *_HEADER_KEYWORDS, *UID_KEYWORDS, "Modality", "SpecificCharacterSet", "ProcedureCodeSequence")
-)
+    (
+        *MATCHING_KEYWORDS, *KEYWORDS.values(), *_DESCRIBING.values(), *UID_KEYWORDS,
+        "Modality", "SpecificCharacterSet", "ProcedureCodeSequence",
+    )
+)  # fmt: skip
 _LAST_TAG = max(_KEYWORD_OF_TAG)
 _log = get_logger(__name__)
 
 
 def describe(
-    data_directory: Path, stored: StoredInstance, quiet_period_of: Callable[[str, str], float]
+    data_directory: Path,
+    stored: StoredInstance,
+    quiet_period_of: Callable[[str, str], float],
+    character_set_of: Callable[[str, str], SenderSettings | None] = lambda _ae_title, _modality: None,
 ) -> ReceivedInstance:
     """Describe a durable object for the index: its header and its sender.
+
+    Parameters
+    ----------
+    quiet_period_of, character_set_of
+        Ask the settings, by calling AE title and Modality; without the second, what the object states counts.
 
     Raises
     ------
@@ -76,18 +107,18 @@ def describe(
     """
     source = _source(data_directory, stored)
     envelope = source.envelope
-    own, common = _header_values(source)
-    if own["SOPInstanceUID"] != envelope.sop_instance_uid:
+    own, common = _header_values(source, character_set_of)
+    if own.sop_instance_uid != envelope.sop_instance_uid:
         raise InvalidObject("the data set names another instance than the command")
     rejection_reason, rejects = _rejection(source, common.study_instance_uid)
     return ReceivedInstance(
         study_instance_uid=common.study_instance_uid,
         series_instance_uid=common.series_instance_uid,
-        sop_instance_uid=require_uid(own["SOPInstanceUID"]),
+        sop_instance_uid=require_uid(own.sop_instance_uid),
         sop_class_uid=envelope.sop_class_uid,
         transfer_syntax_uid=envelope.transfer_syntax_uid,
         modality=common.modality,
-        attributes={**common.attributes, **_matching(own)},
+        attributes={**common.attributes, **own.attributes},
         header=common.header,
         path=stored.path,
         size_bytes=stored.size_bytes,
@@ -99,6 +130,26 @@ def describe(
         rejects=rejects,
         rejection_reason=rejection_reason,
     )
+
+
+def describe_again(settings: Settings, path: str) -> ReceivedInstance:
+    """Describe a stored object anew, with the character sets that the settings name now.
+
+    Parameters
+    ----------
+    path
+        Relative to the data directory.
+
+    Raises
+    ------
+    InvalidObject
+        When it cannot be read any more.
+    OSError
+    """
+    size_bytes = (settings.data_directory / path).stat().st_size
+    stored = StoredInstance(path=path, size_bytes=size_bytes, received_at=0.0)
+    listener = settings.listener
+    return describe(settings.data_directory, stored, listener.quiet_period_of, listener.character_set_of)
 
 
 def sha256_of(path: Path) -> str:
@@ -172,6 +223,14 @@ def _rejection(source: _Source, study_instance_uid: str) -> tuple[RejectionReaso
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Own:
+    """What differs from object to object."""
+
+    sop_instance_uid: str
+    attributes: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Common:
     """What the objects of a series have in common, as a rule."""
 
@@ -182,21 +241,9 @@ class _Common:
     header: StudyHeader
 
 
-def _common(values: Mapping[str, Any]) -> _Common:
-    return _Common(
-        study_instance_uid=require_uid(str(values.get("StudyInstanceUID", ""))),
-        series_instance_uid=require_uid(str(values.get("SeriesInstanceUID", ""))),
-        modality=str(values.get("Modality", "")),
-        attributes=_matching(values),
-        header=_study_header(values),
-    )
-
-
-def _matching(values: Mapping[str, Any]) -> dict[str, str]:
-    return {keyword: str(values[keyword]) for keyword in MATCHING_KEYWORDS if values.get(keyword)}
-
-
-def _header_values(source: _Source) -> tuple[Mapping[str, Any], _Common]:
+def _header_values(
+    source: _Source, character_set_of: Callable[[str, str], SenderSettings | None]
+) -> tuple[_Own, _Common]:
     """Return the values that differ from object to object, and the others.
 
     Raises
@@ -206,6 +253,7 @@ def _header_values(source: _Source) -> tuple[Mapping[str, Any], _Common]:
     data, transfer_syntax_uid = source.head, source.envelope.transfer_syntax_uid
     encoding = encoding_of(transfer_syntax_uid)
     deflated = transfer_syntax_uid == DeflatedExplicitVRLittleEndian
+    concepts: tuple[CodedConcept, ...] | None = None
     while True:
         whole = len(data) >= source.size_bytes
         try:
@@ -214,59 +262,84 @@ def _header_values(source: _Source) -> tuple[Mapping[str, Any], _Common]:
             data = source.read(max(len(data), 4096) * 8)
             continue
         except NotUnderstood:
-            break
-        if all(keyword in raw for keyword in UID_KEYWORDS):
-            own = _decoded({keyword: raw.pop(keyword) for keyword in _OWN_KEYWORDS if keyword in raw}, encoding)
-            if sum(map(len, raw.values())) <= _LONGEST_KEPT_BYTES:
-                return own, _common_of(tuple(raw.items()), transfer_syntax_uid)
-            return own, _common(_decoded(raw, encoding))
+            raw = {}
         break
-    start = source.read(min(source.size_bytes, LONGEST_HEADER_BYTES))
-    values = forgiving_values(start, transfer_syntax_uid, tuple(_KEYWORD_OF_TAG.values()))
-    return {keyword: values[keyword] for keyword in _OWN_KEYWORDS}, _common(values)
+    if any(keyword not in raw for keyword in UID_KEYWORDS):
+        start = source.read(min(source.size_bytes, LONGEST_HEADER_BYTES))
+        forgiven = forgiving_values(start, transfer_syntax_uid, tuple(_KEYWORD_OF_TAG.values()))
+        raw, concepts = forgiven.raw, forgiven.concepts.get("ProcedureCodeSequence", ())
+    modality = clean_value(decode_ascii(raw.get("Modality", b"")))
+    sender = character_set_of(source.envelope.calling_ae_title, modality)
+    own = _own({keyword: raw.pop(keyword) for keyword in _OWN_KEYWORDS if keyword in raw}, encoding)
+    if concepts is None and sum(map(len, raw.values())) <= _LONGEST_KEPT_BYTES:
+        return own, _common_of(tuple(raw.items()), transfer_syntax_uid, sender, source.envelope.calling_ae_title)
+    return own, _common(raw, encoding, sender, source.envelope.calling_ae_title, concepts)
+
+
+def _own(raw: Mapping[str, bytes], encoding: Encoding) -> _Own:
+    attributes = _matching(raw, encoding, character_set(""))
+    return _Own(sop_instance_uid=decode_ascii(raw.get("SOPInstanceUID", b"")), attributes=attributes)
 
 
 # To decode the texts of a header takes longer than to find them.
 @lru_cache(maxsize=32)
-def _common_of(raw: tuple[tuple[str, bytes], ...], transfer_syntax_uid: str) -> _Common:
-    return _common(_decoded(dict(raw), encoding_of(transfer_syntax_uid)))
+def _common_of(
+    raw: tuple[tuple[str, bytes], ...], transfer_syntax_uid: str, sender: SenderSettings | None, calling_ae_title: str
+) -> _Common:
+    return _common(dict(raw), encoding_of(transfer_syntax_uid), sender, calling_ae_title)
 
 
-def _decoded(raw: Mapping[str, bytes], encoding: Encoding) -> dict[str, Any]:
-    encodings = codecs_of(decode_ascii(raw.get("SpecificCharacterSet", b"")))
-    values: dict[str, Any] = {}
-    for keyword, value in raw.items():
-        if keyword == "ProcedureCodeSequence":
-            values[keyword] = read_codes(value, encoding, encodings)
-        elif keyword in {"Rows", "Columns"}:
-            values[keyword] = str(int.from_bytes(value[:2], "big" if encoding.big_endian else "little"))
-        elif keyword in {"PatientName", "ReferringPhysicianName"}:
-            values[keyword] = clean_value(decode_person_name(value, encodings))
-        else:
-            values[keyword] = clean_value(decode_text(value, encodings))
-    return values
+def _common(
+    raw: Mapping[str, bytes],
+    encoding: Encoding,
+    sender: SenderSettings | None,
+    calling_ae_title: str,
+    concepts: tuple[CodedConcept, ...] | None = None,
+) -> _Common:
+    stated = decode_ascii(raw.get("SpecificCharacterSet", b""))
+    set_for = calling_ae_title if sender is not None and _counts(sender, stated) else ""
+    characters = character_set(stated)
+    if sender is not None and sender.character_set is not None and set_for:
+        characters = replace(character_set(sender.character_set), name=sender.character_set)
+    if concepts is None:
+        concepts = read_codes(raw.get("ProcedureCodeSequence", b""), encoding, characters)
+    return _Common(
+        study_instance_uid=require_uid(decode_ascii(raw.get("StudyInstanceUID", b""))),
+        series_instance_uid=require_uid(decode_ascii(raw.get("SeriesInstanceUID", b""))),
+        modality=clean_value(decode_ascii(raw.get("Modality", b""))),
+        attributes=_matching(raw, encoding, characters),
+        header=_study_header(raw, characters, set_for, concepts),
+    )
 
 
-def _study_header(values: Mapping[str, Any]) -> StudyHeader:
-    def text(keyword: str) -> str:
-        return str(values.get(keyword) or "")
+def _counts(sender: SenderSettings, stated: str) -> bool:
+    """Say whether the character set of a sender counts for an object that states this one, or none that is known."""
+    return sender.character_set_applies is CharacterSetUse.ALWAYS or not is_character_set(stated)
 
+
+def _matching(raw: Mapping[str, bytes], encoding: Encoding, characters: CharacterSet) -> dict[str, str]:
+    found = {}
+    for keyword in MATCHING_KEYWORDS:
+        value = raw.get(keyword)
+        if not value:
+            continue
+        if keyword in {"Rows", "Columns"}:
+            found[keyword] = str(int.from_bytes(value[:2], "big" if encoding.big_endian else "little"))
+        elif text := matching_text(value, characters):
+            found[keyword] = text
+    return found
+
+
+def _study_header(
+    raw: Mapping[str, bytes], characters: CharacterSet, set_for: str, concepts: tuple[CodedConcept, ...]
+) -> StudyHeader:
+    describing = {name: descriptive_text(raw.get(keyword, b""), characters) for name, keyword in _DESCRIBING.items()}
+    header = identified(raw, characters, set_for=set_for)
     return StudyHeader(
-        identity=PatientIdentity(
-            patient_id=text("PatientID"),
-            issuer_of_patient_id=text("IssuerOfPatientID"),
-            patient_birth_date=text("PatientBirthDate"),
-            accession_number=text("AccessionNumber"),
-        ),
-        patient_name=text("PatientName"),
-        patient_sex=text("PatientSex"),
-        patient_age=text("PatientAge"),
-        study_id=text("StudyID"),
-        study_date=text("StudyDate"),
-        study_time=text("StudyTime"),
-        study_description=text("StudyDescription"),
-        referring_physician_name=text("ReferringPhysicianName"),
-        admission_id=text("AdmissionID"),
-        timezone_offset_from_utc=text("TimezoneOffsetFromUTC"),
-        procedure_codes=values.get("ProcedureCodeSequence") or (),
+        identity=header.identity,
+        patient_name=header.patient_name,
+        referring_physician_name=header.referring_physician_name,
+        identifying=header.identifying,
+        procedure_codes=concepts,
+        **describing,
     )

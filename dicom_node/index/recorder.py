@@ -108,7 +108,8 @@ class Recorder:
 
     def _describe(self, stored: StoredInstance) -> ReceivedInstance | None:
         try:
-            return describe(self._inbox.data_directory, stored, self._settings.listener.quiet_period_of)
+            listener = self._settings.listener
+            return describe(self._inbox.data_directory, stored, listener.quiet_period_of, listener.character_set_of)
         except InvalidObject:
             self._set_aside(stored.path, "unreadable_header")
         except FileNotFoundError as error:

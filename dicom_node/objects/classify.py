@@ -21,7 +21,7 @@ from casebook.case import Case
 from casebook.errors import InvalidObject, Retryable
 from casebook.outcomes import FIRST_COPY_UNREADABLE, UNREADABLE, Classed
 from casebook.settings import Settings
-from casebook.study import Instance
+from casebook.study import Instance, changes
 from codestreams.decoding import decode
 from codestreams.description import describe
 from codestreams.fragments import frame_fragments, join, list_items
@@ -49,7 +49,7 @@ def classify(case: Case, settings: Settings) -> Classed:
     if repeated is None:
         raise InvalidObject("the case has no repeated object")
     first = _first_copy(case, repeated)
-    if first.header.identity.differences(repeated.header.identity):
+    if changes(first.header, repeated.header):
         return Classed(is_variant=False, reason="other_identity")
     if first.sop_class_uid != repeated.sop_class_uid:
         return Classed(is_variant=False, reason="other_sop_class")

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 
 from casebook.study import CodedConcept
 from dicom_node.objects.elements import ITEM, UNDEFINED, Encoding, NotUnderstood, element_at, end_of_item, tags_of, walk
-from dicom_node.objects.text import clean_value, decode_text
+from dicom_node.objects.text import CharacterSet, descriptive_text
 
 CODE_KEYWORDS = ("CodeValue", "LongCodeValue", "URNCodeValue", "CodingSchemeDesignator", "CodeMeaning")
 _CODE_TAGS = tags_of(CODE_KEYWORDS)
 
 
-def read_codes(value: bytes, encoding: Encoding, encodings: list[str]) -> tuple[CodedConcept, ...]:
+def read_codes(value: bytes, encoding: Encoding, characters: CharacterSet) -> tuple[CodedConcept, ...]:
     """Read the items of a code sequence (PS3.3 8.8); an item that cannot be read is left out."""
     concepts = []
     position = 0
@@ -28,7 +28,7 @@ def read_codes(value: bytes, encoding: Encoding, encodings: list[str]) -> tuple[
                 position = item_at + length
                 item = value[item_at:position]
             found = walk(item, encoding, _CODE_TAGS, 0x0040FFFF, whole=True)
-            texts = {keyword: clean_value(decode_text(code, encodings)) for keyword, code in found.items()}
+            texts = {keyword: descriptive_text(code, characters) for keyword, code in found.items()}
             concepts.append(concept_of(texts))
     except (struct.error, NotUnderstood):
         pass

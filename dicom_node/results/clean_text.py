@@ -9,6 +9,7 @@ import re
 import unicodedata
 
 from casebook.errors import UnwritableText
+from casebook.study import holds_lost_character
 
 #: Longest paragraph we write, in characters; an answer beyond it is a model that does not stop.
 LONGEST_PARAGRAPH = 20_000
@@ -35,8 +36,10 @@ def clean(text: str, longest: int = LONGEST_PARAGRAPH) -> str:
     Raises
     ------
     UnwritableText
-        When the result is longer; it is never cut.
+        When the result is longer, or the text has lost a character; it is never cut or mended.
     """
+    if holds_lost_character(text):
+        raise UnwritableText("a text holds U+FFFD: a character was lost before it came here")
     text = _LINE_BREAKS.sub("\n", text).replace("\t", " ")
     text = unicodedata.normalize("NFC", _MEANINGLESS.sub("", text))
     text = "\n".join(line.rstrip() for line in text.split("\n"))

@@ -6,16 +6,29 @@ would, before the bytes are frozen and before each send, and know nothing of how
 
 import io
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from pydicom import dcmread
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from casebook.errors import IdentityConflict, InvalidObject, UnsafeOutput
 from casebook.reading import Reading
 from casebook.settings import Hl7Destination
-from dicom_node.hl7.er7 import COMPONENT, Segment, parse, unescape
+from casebook.study import (
+    IDENTITY,
+    KEYWORDS,
+    StudyHeader,
+    agree,
+    exact_text,
+    holds_control_character,
+    holds_lost_character,
+    holds_no_character,
+    without_padding,
+)
+from dicom_node.hl7.er7 import COMPONENT, REPETITION, SUBCOMPONENT, Segment, parse, unescape
+from dicom_node.objects.identification import whose
 from dicom_node.results.draft_text import WORDINGS, wording_of
 from dicom_node.results.oru import CODECS, DISCLAIMER_CODE, MESSAGE_TYPE, STUDY
 from dicom_node.results.rejection_note import KEY_OBJECT_SELECTION
@@ -60,6 +73,8 @@ def check_sr(content: bytes, reading: Reading, object_uid: str) -> None:
         When it names another patient or study than the Reading.
     """
     try:
+        refuse_lost_characters("the SR", _texts_of(dcmread(io.BytesIO(content))))
+        found = whose(dcmread(io.BytesIO(content)))
         ds = dcmread(io.BytesIO(content))
     except (InvalidDicomError, EOFError, ValueError, KeyError, AttributeError, TypeError, struct.error):
         raise UnsafeOutput("the SR cannot be read back") from None
@@ -82,7 +97,7 @@ def check_sr(content: bytes, reading: Reading, object_uid: str) -> None:
         raise UnsafeOutput("the first section of the SR is not the disclaimer")
     if not object_uid == ds.get("SOPInstanceUID") == ds.file_meta.get("MediaStorageSOPInstanceUID"):
         raise UnsafeOutput("the SR carries another SOP Instance UID than its record")
-    _check_identity(ds, reading)
+    _check_identity(ds, found, reading)
 
 
 def check_rejection_note(content: bytes, document: Dataset, reading: Reading) -> None:
@@ -104,6 +119,8 @@ def check_rejection_note(content: bytes, document: Dataset, reading: Reading) ->
     IdentityConflict
         When it names another patient or study than the Reading.
     """
+    refuse_lost_characters("the rejection note", _texts_of(dcmread(io.BytesIO(content))))
+    found = whose(dcmread(io.BytesIO(content)))
     ds = dcmread(io.BytesIO(content))
     if str(ds.get("SOPClassUID", "")) != KEY_OBJECT_SELECTION or _code(ds) != REJECTION_TITLE.value:
         raise UnsafeOutput("the rejection note is none")
@@ -117,7 +134,7 @@ def check_rejection_note(content: bytes, document: Dataset, reading: Reading) ->
         raise UnsafeOutput("the rejection note names something else than the draft that is replaced")
     if rejected & {str(document.SOPInstanceUID), *(one.sop_instance_uid for one in reading.images)}:
         raise UnsafeOutput("the rejection note names the new draft or an image")
-    _check_identity(ds, reading)
+    _check_identity(ds, found, reading)
 
 
 def _named(ds: Dataset, keyword: str) -> set[str]:
@@ -134,20 +151,53 @@ def _check_device(ds: Dataset, authors: Iterable[Dataset]) -> None:
         raise UnsafeOutput("the SR does not name the device that wrote it, or names two")
 
 
-def _check_identity(ds: Dataset, reading: Reading) -> None:
-    identity = reading.header.identity
-    for keyword, value in (
-        ("StudyInstanceUID", reading.study_instance_uid),
-        ("PatientID", identity.patient_id),
-        ("IssuerOfPatientID", identity.issuer_of_patient_id),
-        ("PatientBirthDate", date_or_empty(identity.patient_birth_date)),
-        ("AccessionNumber", identity.accession_number),
-        ("PatientName", reading.header.patient_name),
-    ):
-        # Trailing blanks are padding (PS3.5 6.2), and so are empty name components and groups.
-        padding = " ^=" if keyword == "PatientName" else " "
-        if str(ds.get(keyword) or "").rstrip(padding) != value.rstrip(padding):
-            raise IdentityConflict(f"{keyword} of the object is not that of the study")
+#: Text may be laid out in lines in these (PS3.5 table 6.2-1); nowhere else does a control character belong.
+_VRS_WITH_LINES = frozenset({"LT", "ST", "UT"})
+_TEXT_VRS = (
+    frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM", "UC", "UI", "UR"}) | _VRS_WITH_LINES
+)
+_LINES = str.maketrans("", "", "\r\n\t\f")
+
+
+def refuse_lost_characters(what: str, texts: Iterator[str]) -> None:
+    """Refuse an output in which a letter was replaced, or a control character stands.
+
+    Raises
+    ------
+    UnsafeOutput
+    """
+    for text in texts:
+        if holds_lost_character(text):
+            raise UnsafeOutput(f"{what} holds U+FFFD: a character was lost")
+        if holds_control_character(text) or holds_no_character(text):
+            raise UnsafeOutput(f"{what} holds a control character")
+
+
+def _texts_of(ds: Dataset) -> Iterator[str]:
+    """Yield every text of a data set from its bytes, which have to be UTF-8; ValueError where they are not."""
+    for tag in list(ds.keys()):
+        element = ds.get_item(tag)
+        vr = str(element.VR or dictionary_VR(tag))
+        if vr == "SQ":
+            for item in ds[tag].value:
+                yield from _texts_of(item)
+        elif vr in _TEXT_VRS and isinstance(element.value, bytes):
+            text = without_padding(element.value.decode("utf-8"))
+            yield text.translate(_LINES) if vr in _VRS_WITH_LINES else text
+
+
+def _check_identity(ds: Dataset, found: StudyHeader, reading: Reading) -> None:
+    if not agree(str(ds.get("StudyInstanceUID") or ""), reading.study_instance_uid):
+        raise IdentityConflict("StudyInstanceUID of the object is not that of the study")
+    for name in (*IDENTITY, "patient_name"):
+        stated, wanted = exact_text(found, name), exact_text(reading.header, name)
+        if name == "patient_birth_date":
+            wanted = date_or_empty(wanted or "")
+        if name == "patient_name" and stated is not None and wanted is not None:
+            # Empty components and groups at the end are padding too (PS3.5 6.2.1).
+            stated, wanted = stated.rstrip(" ^="), wanted.rstrip(" ^=")
+        if not agree(stated, wanted):
+            raise IdentityConflict(f"{KEYWORDS[name]} of the object is not that of the study")
 
 
 def _first_text(ds: Dataset) -> str:
@@ -186,9 +236,11 @@ def check_oru(content: bytes, reading: Reading, destination: Hl7Destination, con
         When it names another patient, order or study than the Reading.
     """
     try:
-        segments = parse(content.decode(CODECS[destination.charset]))
+        text = content.decode(CODECS[destination.charset])
+        segments = parse(text)
     except (UnicodeDecodeError, InvalidObject):
         raise UnsafeOutput("the HL7 message cannot be read back") from None
+    refuse_lost_characters("the HL7 message", iter(text.split("\r")))
     if not {one.name for one in segments} <= _ORU_SEGMENTS:
         raise UnsafeOutput("the HL7 message holds a segment we never write")
     header, patient, order = (_only(segments, name) for name in ("MSH", "PID", "OBR"))
@@ -222,18 +274,43 @@ def _says_it_is_a_draft(segments: tuple[Segment, ...]) -> bool:
 def _check_oru_identity(
     patient: Segment, order: Segment, observations: list[Segment], reading: Reading, destination: Hl7Destination
 ) -> None:
-    identity = reading.header.identity
-    if unescape(patient.field(3).split(COMPONENT)[0]) != identity.patient_id:
+    wanted = {name: exact_text(reading.header, name) for name in KEYWORDS}
+    identifier = patient.field(3).split(COMPONENT)
+    if not agree(unescape(identifier[0]), wanted["patient_id"]):
         raise IdentityConflict("PID-3 is not the PatientID of the study")
-    if unescape(patient.field(7)) != date_or_empty(identity.patient_birth_date):
+    # Where the study names no issuer, the setting of the destination stands there.
+    namespace, universal = (*"".join(identifier[3:4]).split(SUBCOMPONENT), "")[:2]
+    issuer = wanted["issuer_of_patient_id"]
+    if issuer and not agree(unescape(namespace or universal), issuer):
+        raise IdentityConflict("PID-3 does not carry the IssuerOfPatientID of the study")
+    if not agree(unescape(patient.field(7)), date_or_empty(wanted["patient_birth_date"] or "")):
         raise IdentityConflict("PID-7 is not the PatientBirthDate of the study")
-    if not unescape(order.field(3)) == unescape(order.field(18)) == identity.accession_number:
+    if not _is_name(patient.field(5), wanted["patient_name"]):
+        raise IdentityConflict("PID-5 is not the PatientName of the study")
+    if not all(agree(unescape(order.field(number)), wanted["accession_number"]) for number in (3, 18)):
         raise IdentityConflict("OBR-3 or OBR-18 is not the AccessionNumber of the study")
     studies = [one for one in observations if one.field(3).startswith(f"{STUDY.value}^")]
-    if any(one.field(5) != reading.study_instance_uid for one in studies):
+    if not all(agree(one.field(5), reading.study_instance_uid) for one in studies):
         raise IdentityConflict("an OBX carries another StudyInstanceUID than that of the study")
     if destination.states_study_instance_uid and not observations[:1] == studies:
         raise IdentityConflict("the first OBX does not carry the StudyInstanceUID of the study")
+
+
+def _is_name(field: str, wanted: str | None) -> bool:
+    """Say whether PID-5 is a person name: group by group, suffix and prefix in their other order (HL7 v2.5.1 2A.88)."""
+    if wanted is None:
+        return False
+    stated = []
+    for repetition in field.split(REPETITION):
+        parts = [unescape(one) for one in repetition.split(COMPONENT)]
+        family, given, middle, suffix, prefix = (*parts, *[""] * 5)[:5]
+        stated.append((family, given, middle, prefix, suffix))
+    named = []
+    for group in wanted.split("="):
+        parts = [one.strip(" ") for one in group.rstrip(" ^").split("^")]
+        if any(parts):
+            named.append((*parts, *[""] * (5 - len(parts))))
+    return (named or [("",) * 5]) == stated
 
 
 def _only(segments: tuple[Segment, ...], name: str) -> Segment:

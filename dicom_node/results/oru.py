@@ -7,12 +7,14 @@ carriage return in a text begin a new segment. Same purity as sr_document.py: sa
 import hashlib
 import re
 
-from casebook.errors import UnwritableText
+from casebook.errors import UnencodableText, UnwritableText
 from casebook.reading import Reading
 from casebook.settings import DeviceSettings, Hl7Destination
-from casebook.study import CodedConcept, StudyHeader
+from casebook.study import FAULT_WORDS, IDENTITY, KEYWORDS, CodedConcept, StudyHeader, exact_text, fault_of
 from dicom_node.hl7.er7 import (
+    COMPONENT,
     SEGMENT_END,
+    SUBCOMPONENT,
     Encoded,
     components,
     escape,
@@ -38,6 +40,9 @@ _FINDINGS = CodedConcept(value="59776-5", scheme="LN", meaning="Procedure findin
 _IMPRESSION = CodedConcept(value="19005-8", scheme="LN", meaning="Radiology Impression")
 #: HL7 v2.5.1 2A.77: a TX holds 65,536 characters.
 _LONGEST_TEXT = 65_536
+#: HL7 v2.5.1 2A.36.1 and 2A.75: an IS here holds 20 characters, an ST 199.
+_LONGEST_NAMESPACE, _LONGEST_STRING = 20, 199
+_OID = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
 #: HL7 table 0465 (name/address representation) of the DICOM name groups (PS3.5 6.2.1.2).
 _REPRESENTATIONS = ("A", "I", "P")
 _TIME = re.compile(r"([01]\d|2[0-3])[0-5]\d([0-5]\d)?")
@@ -74,7 +79,10 @@ def build(
     ------
     UnwritableText
         When a text or an attribute of the patient cannot be carried as it is.
+    UnencodableText
+        When only the character set of the destination forbids it.
     """
+    refuse_unencodable_identity(reading.header, destination)
     body = [
         _pid(reading.header, destination),
         *_visit(reading.header, destination),
@@ -91,10 +99,27 @@ def _encode(segments: list[str], destination: Hl7Destination) -> bytes:
     try:
         return text.encode(CODECS[destination.charset])
     except UnicodeEncodeError as error:
-        raise UnwritableText(
+        raise UnencodableText(
             f"a character (U+{ord(text[error.start]):04X}) does not exist in {destination.charset}, "
             f"the character set of destination {destination.name}"
         ) from None
+
+
+def refuse_unencodable_identity(header: StudyHeader, destination: Hl7Destination) -> None:
+    """Refuse what identifies and cannot be written in the character set of a destination, by its keyword.
+
+    Raises
+    ------
+    UnencodableText
+    """
+    for name in (*IDENTITY, "patient_name"):
+        try:
+            (exact_text(header, name) or "").encode(CODECS[destination.charset])
+        except UnicodeEncodeError:
+            raise UnencodableText(
+                f"{KEYWORDS[name]} has a character that does not exist in {destination.charset}, "
+                f"the character set of destination {destination.name}"
+            ) from None
 
 
 def _msh(reading: Reading, destination: Hl7Destination, device: DeviceSettings, control_id: str) -> str:
@@ -121,8 +146,10 @@ def _pid(header: StudyHeader, destination: Hl7Destination) -> str:
     return segment(
         "PID",
         {
-            3: components(
-                _exact("PatientID", identity.patient_id), "", "", _exact("IssuerOfPatientID", authority), "MR"
+            3: Encoded(
+                COMPONENT.join(
+                    (escape(_exact("PatientID", identity.patient_id)), "", "", _assigning_authority(authority), "MR")
+                )
             ),
             5: _person_name(_exact("PatientName", header.patient_name)),
             7: escape(date_or_empty(identity.patient_birth_date)),
@@ -131,11 +158,23 @@ def _pid(header: StudyHeader, destination: Hl7Destination) -> str:
     )
 
 
+def _assigning_authority(issuer: str) -> Encoded:
+    """Return an HD (HL7 v2.5.1 2A.36): a namespace holds 20 characters, a universal id all that DICOM allows."""
+    encoded = escape(_exact("IssuerOfPatientID", issuer))
+    if len(encoded) <= _LONGEST_NAMESPACE:
+        return encoded
+    kind = escape("ISO" if _OID.fullmatch(issuer) else "L")
+    return Encoded(SUBCOMPONENT.join(("", encoded, kind)))
+
+
 def _person_name(name: str) -> Encoded:
     """Turn a DICOM person name into XPN repetitions, one for each of its groups."""
     if not name.strip("^= "):
         # PID-5 is required; HL7 table 0200 has U for a name nobody knows.
         return components("", "", "", "", "", "", "U")
+    parts = [group.split("^") for group in name.split("=")]
+    if any(group.strip("^ ") for group in name.split("=")[3:]) or any("".join(one[5:]).strip(" ") for one in parts):
+        raise UnwritableText("PatientName has more than three groups or five components, which HL7 has no place for")
     groups = [
         (code, group) for code, group in zip(_REPRESENTATIONS, name.split("="), strict=False) if group.strip("^ ")
     ]
@@ -144,7 +183,7 @@ def _person_name(name: str) -> Encoded:
 
 def _name_group(group: str, representation: str) -> Encoded:
     # PN has prefix before suffix (PS3.5 6.2.1.2), XPN has suffix before prefix (HL7 v2.5.1 2A.88).
-    family, given, middle, prefix, suffix = (*(part.strip() for part in group.split("^")), *[""] * 5)[:5]
+    family, given, middle, prefix, suffix = (*(part.strip(" ") for part in group.split("^")), *[""] * 5)[:5]
     return components(family, given, middle, suffix, prefix, "", "L", representation)
 
 
@@ -239,6 +278,8 @@ def _stated_at(reading: Reading, device: DeviceSettings) -> Encoded:
 
 
 def _exact(keyword: str, value: str) -> str:
-    if not is_plain(value):
-        raise UnwritableText(f"{keyword} holds a control character, so it cannot be copied")
+    if fault := fault_of(keyword, value):
+        raise UnwritableText(f"{keyword} {FAULT_WORDS[fault]}, so it cannot be copied")
+    if max(len(escape(part)) for part in re.split("[=^]", value)) > _LONGEST_STRING:
+        raise UnwritableText(f"{keyword} is longer than the {_LONGEST_STRING} characters that HL7 has room for")
     return value

@@ -5,7 +5,7 @@ import io
 from pydicom import dcmread
 
 from casebook.case import Case
-from casebook.errors import InvalidObject, UnsafeOutput, UnwritableText
+from casebook.errors import InvalidObject, UnencodableText, UnsafeOutput, UnwritableText
 from casebook.outcomes import Held, Prepared
 from casebook.reading import InstanceReference, Reading
 from casebook.settings import DeviceSettings, DicomDestination, Settings
@@ -55,7 +55,7 @@ def prepare(case: Case, settings: Settings) -> Prepared | Held:
     except UnwritableText as error:
         # Our own messages name elements and sizes, never a value.
         return Held(
-            reason="text_unwritable",
+            reason="text_unencodable" if isinstance(error, UnencodableText) else "text_unwritable",
             detail=f"The draft cannot be written for {destination.name}: {error}.",
             only_this_output=True,
         )

@@ -312,10 +312,10 @@ def test_a_file_that_cannot_be_read_for_a_moment_gets_its_row_later_and_holds_up
     stored = [bench.land(f"1.2.3.{number}") for number in range(3)]
     real = describe
 
-    def choosy(folder: Path, one: StoredInstance, quiet_period_of: Any) -> Any:
+    def choosy(folder: Path, one: StoredInstance, *asked: Any) -> Any:
         if one.path == stored[1].path:
             raise error
-        return real(folder, one, quiet_period_of)
+        return real(folder, one, *asked)
 
     with monkeypatch.context() as patched:
         patched.setattr(recorder, "describe", choosy)

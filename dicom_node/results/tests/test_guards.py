@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from pydicom import dcmread, dcmwrite
@@ -62,6 +63,57 @@ SR_LIES: dict[str, tuple[Callable[[Dataset], object], type[WetreadError]]] = {
 }
 
 
+#: Bytes of a text of the SR -> bytes of the same length that no text may have.
+LOST = {
+    "replaced": ("王^小东".encode(), "\ufffd^小东".encode()),
+    "not_utf_8": ("王^小东".encode(), b"\xff\xfe\xfd^" + "小东".encode()),
+    "control_in_id": (b"P0001234", b"P000\x07234"),
+    "escape_in_issuer": (b"HOSP", b"HO\x1bP"),
+    "nul_inside": (b"P0001234", b"P000\x00234"),
+    "c1_control": ("王^小东".encode(), "\x85a^小东".encode()),
+    "replaced_in_a_finding": (b"Heart size", "\ufffdart size".encode()[:10]),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_an_sr_with_a_lost_or_a_control_character_is_refused(name: str) -> None:
+    old, new = LOST[name]
+    content = to_bytes(BUILT)
+    assert old in content
+    assert len(old) == len(new)
+
+    with pytest.raises(UnsafeOutput, match=r"U\+FFFD|control character|read back"):
+        guards.check_sr(content.replace(old, new), SAID, UID)
+
+
+@pytest.mark.parametrize("text", ["\ufffd", "\x07", "\x1b", "\x85", "\x00"])
+def test_a_message_with_a_lost_or_a_control_character_is_refused(text: str) -> None:
+    for old in (b"Wang", b"Heart size"):
+        assert old in MESSAGE
+        with pytest.raises(UnsafeOutput, match=r"U\+FFFD|control character"):
+            guards.check_oru(MESSAGE.replace(old, old[:2] + text.encode() + old[2:]), SAID, RIS, CONTROL_ID)
+
+
+def test_a_text_in_lines_is_no_control_character() -> None:
+    said = drafts.reading(sections=drafts.sections(("One line.\nAnother one.",)))
+    ds = build(said, drafts.DEVICE, revision=1)
+
+    guards.check_sr(to_bytes(ds), said, str(ds.SOPInstanceUID))
+
+
+@pytest.mark.parametrize(
+    "issuer", ["1.2.840.113619.2.55.3.604688", "DCM4CHEE.40CBE202.0C09C769", "A&B|C^D~E\u00e9", "X" * 64]
+)
+def test_an_issuer_of_any_length_stands_in_the_message(issuer: str) -> None:
+    identity = replace(drafts.HEADER.identity, issuer_of_patient_id=issuer)
+    said = drafts.reading(header=replace(drafts.HEADER, identity=identity))
+    message, control_id = oru.build(said, RIS, drafts.DEVICE, revision=1)
+
+    guards.check_oru(message, said, RIS, control_id)
+    with pytest.raises(IdentityConflict, match="IssuerOfPatientID"):
+        guards.check_oru(message, SAID, RIS, control_id)
+
+
 def test_an_sr_that_is_a_draft_of_this_patient_passes() -> None:
     guards.check_sr(to_bytes(BUILT), SAID, UID)
 
@@ -118,6 +170,10 @@ ORU_LIES: dict[str, tuple[bytes, bytes, type[WetreadError]]] = {
     "other_patient": (b"|P0001234^", b"|P0001235^", IdentityConflict),
     "other_birth_date": (b"|19600101|", b"|19600102|", IdentityConflict),
     "other_accession": (b"|A20260920001", b"|A2", IdentityConflict),
+    "other_issuer": (b"^HOSP^", b"^ELSE^", IdentityConflict),
+    "other_name": (b"Wang^XiaoDong", b"Wang^DongXiao", IdentityConflict),
+    "other_ideographic_name": ("王^小东".encode(), "王^大东".encode(), IdentityConflict),
+    "one_name_less": ("~王^小东^^^^^L^I".encode(), b"", IdentityConflict),
     "other_study": (drafts.STUDY_UID.encode(), b"1.2.3", IdentityConflict),
 }
 
