@@ -56,6 +56,10 @@ PROOFS = {
         shows="50 seeds x 100 studies with every fault, on the real store, queue and flow: every promise holds.",
         command=["-m", "benchmarks.prove_simulation"],
     ),
+    "mutations": Proof(
+        shows="Each check of identity, of pictures and of what is shown, taken out alone, makes a test fail.",
+        command=["-m", "benchmarks.prove_mutations"],
+    ),
     "kills": Proof(
         shows="kill -9 of each process in mid-work, on every set of servers: one outcome, delivered once.",
         # Six processes on three sets of servers; all six in turn on each set; the supervisor.
