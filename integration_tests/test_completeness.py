@@ -27,7 +27,7 @@ from casebook.runner import Runner
 from casebook.settings import Settings
 from casebook.study import CompletionReason, InstanceStatus, Study, StudyState
 from casebook.sweeper import sweep
-from casebook.wiring import Wiring
+from casebook.wiring import Wiring, settle_device
 from dicom_node.archive.count import count
 from dicom_node.objects import sop_classes
 from dicom_node.results.prepare import prepare
@@ -171,6 +171,7 @@ def site(
         engine = database.open_database(settings.database_url)
         try:
             wiring = Wiring(settings=settings, engine=engine, pipelines=(PIPELINE,))
+            settle_device(wiring)
             chosen = writer or FakeWriter(entry=CT_ENTRY)
             yield Site(wiring=wiring, pacs=pacs, port=ours.port, writer=chosen)
         finally:
