@@ -118,6 +118,10 @@ def character_set(stated: str) -> CharacterSet:
         # PS3.3 C.12.1.1.2 allows no other beside it. Where the others add nothing, the meaning is still clear.
         clear = known[0] in STANDALONE or set(known) <= {DEFAULT_REPERTOIRE, "ISO 2022 IR 6", alone[0]}
         return CharacterSet(name, _CODECS[alone[0]] if clear else "ascii")
+    stated_alone = [one for one in dict.fromkeys(known) if one not in {DEFAULT_REPERTOIRE, "ISO 2022 IR 6"}]
+    if len(stated_alone) == 1 and stated_alone[0].startswith("ISO_IR"):
+        # A set without code extension needs no escape sequence, and the default repertoire is part of it.
+        known = stated_alone
     tables = [_TABLES[int(one.rsplit(" ", 1)[1])] for one in known]
     lower, upper = _ASCII, None
     # A multi-byte set is active only once it is designated, also as value 1.
@@ -157,7 +161,7 @@ def decode(value: bytes, characters: CharacterSet, *, is_name: bool = False) -> 
 def _switched(value: bytes, characters: CharacterSet, resets: frozenset[int]) -> str:
     parts: list[str] = []
     lower, upper = characters.lower or _ASCII, characters.upper
-    at, end = 0, len(value)
+    at, end, may_be_reset = 0, len(value), False
     while at < end:
         byte = value[at]
         if byte == _ESCAPE:
@@ -174,7 +178,12 @@ def _switched(value: bytes, characters: CharacterSet, resets: frozenset[int]) ->
             continue
         stop = _end_of_run(value, at)
         parts.append(active.decode(value[at:stop]))
+        may_be_reset |= active is lower and not resets.isdisjoint(value[at:stop])
         at = stop
+    if lower.is_multi_byte and may_be_reset:
+        # PS3.5 6.1.2.5.3 requires the way back before a delimiter and at the end. Where the one at the end is missing,
+        # the others may be missing too, and a delimiter would be read as half of a letter.
+        raise NotExact
     return "".join(parts)
 
 
