@@ -100,6 +100,9 @@ _TABLES: dict[int, dict[bytes, _CodeTable]] = {
 }
 #: They end a run of another lower half wherever sets are switched at all; Japanese senders mix the two.
 _BACK_TO_SINGLE_BYTE = {b"(B": _ASCII, b"(J": _ROMAJI}
+#: Codecs that are such a set in the upper half from the start: for senders that leave out some of the escape sequences
+#: and write the others, which then change nothing.
+_EXTENDED_CODES = {"euc_kr": 149, "gb2312": 58}
 _CODECS = {"ISO_IR 192": "utf-8", "GB18030": "gb18030", "GBK": "gbk"}
 
 
@@ -111,7 +114,12 @@ def character_set(stated: str) -> CharacterSet:
     """
     name, terms = name_of(stated), defined_terms(stated)
     if None in terms:
-        return CharacterSet(name, codec_of(stated) or "ascii")
+        codec = codec_of(stated) or "ascii"
+        if codec not in _EXTENDED_CODES:
+            return CharacterSet(name, codec)
+        designations = _TABLES[_EXTENDED_CODES[codec]]
+        (table,) = designations.values()
+        return CharacterSet(name, None, _ASCII, table, {**_BACK_TO_SINGLE_BYTE, **designations})
     known = [one for one in terms if one is not None]
     alone = [one for one in known if one in STANDALONE]
     if alone:

@@ -362,6 +362,24 @@ def test_a_japanese_name_whose_letters_are_clear_is_a_text(raw: bytes, text: str
     assert name(raw, "\\ISO 2022 IR 87") == text
 
 
+@pytest.mark.parametrize(
+    ("setting", "raw", "text"),
+    [
+        ("euc-kr", b"Hong^Gildong=\x1b$)C\xfb\xf3^\xd1\xce\xd4\xd7=\x1b$)C\xc8\xab^\xb1\xe6\xb5\xbf", "Hong^Gildong=洪^吉洞=홍^길동"),
+        ("euc-kr", b"Hong^Gildong=\xfb\xf3^\xd1\xce\xd4\xd7", "Hong^Gildong=洪^吉洞"),
+        ("EUC-CN", b"Zhang=\x1b$)A\xd5\xc5^\xd0\xa1\xb6\xab", "Zhang=张^小东"),
+    ],
+)  # fmt: skip
+def test_a_sender_that_writes_only_some_escape_sequences_has_a_setting(setting: str, raw: bytes, text: str) -> None:
+    assert name(raw, setting) == text
+    assert name(raw, "\\ISO 2022 IR 149" if setting == "euc-kr" else "\\ISO 2022 IR 58") is None
+
+
+@pytest.mark.parametrize("raw", [b"\xfb", b"\x1b$)A\xd5\xc5", b"\xff\xff", b"\x1b"])
+def test_what_is_no_korean_text_is_none_under_that_setting_either(raw: bytes) -> None:
+    assert name(raw, "euc-kr") is None
+
+
 def test_an_unknown_term_leaves_ascii() -> None:
     assert name(b"Doe^John", "ISO_IR 999") == "Doe^John"
     assert character_set("ISO_IR 999").name == "one that is not known"
