@@ -23,11 +23,13 @@ _OTHER_NAMES = {
     "GB180302000": "GB18030",
     "GB180302005": "GB18030",
     "ISO2022GB18030": "GB18030",
+    "ISOIRGB18030": "GB18030",
     "GBK": "GBK",
     "CP936": "GBK",
     "GB2312": "GBK",
     "GB231280": "GBK",
     "ISO2022GBK": "GBK",
+    "ISOIRGBK": "GBK",
 }
 _SEPARATORS = re.compile(r"[\s\x00_\-./\"']+")
 _REGISTERED = re.compile(r"(?:ISO)?(?P<extended>2022)?(?:IR)?0*(?P<number>\d{1,3})")

@@ -82,7 +82,8 @@ class Fault(StrEnum):
     CONTROL_CHARACTER = "control_character"
     #: U+FFFD: a character was lost before the value came here.
     LOST_CHARACTER = "lost_character"
-    #: A backslash separates values (PS3.5 6.2), and an attribute that identifies has one.
+    #: A backslash separates values (PS3.5 6.2), and an attribute that identifies has one; so does an element that
+    #: stands there twice.
     SEVERAL_VALUES = "several_values"
 
 
@@ -91,7 +92,10 @@ FAULT_WORDS = {
     Fault.UNDECODABLE: "has bytes that are no characters of its character set",
     Fault.CONTROL_CHARACTER: "holds a control character",
     Fault.LOST_CHARACTER: "holds a replacement character: a letter was lost before it came here",
-    Fault.SEVERAL_VALUES: "holds a backslash, which separates values, and may have one value only",
+    Fault.SEVERAL_VALUES: (
+        "holds a backslash, which separates values, or stands there twice with different values, and may have one "
+        "value only"
+    ),
 }
 
 

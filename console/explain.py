@@ -26,6 +26,7 @@ from casebook.study import (
     contradictions,
     exact_text,
     inexact,
+    says_nothing,
 )
 
 #: States that need a person.
@@ -398,9 +399,20 @@ def _say_held(
     if study.reason in _ABOUT_A_REPEATED_IMAGE:
         conflicting = _of_status(instances, (InstanceStatus.CONFLICT, InstanceStatus.UNCLASSED))
         which = f" ({conflicting[0].sop_instance_uid})" if conflicting else ""
-        return f"Held for a person: {study.detail.rstrip('.')}{which}.", f"{release} (the first copy is read)."
+        added = "".join(f" {option}" for name, option in _RELEASE_OPTIONS.items() if _only_some_state(name, instances))
+        read = "the copy that carries all of this is read; with the PatientID alone the first one" if added else ""
+        return (
+            f"Held for a person: {study.detail.rstrip('.')}{which}.",
+            f"{release}{added} ({read or 'the first copy is read'}).",
+        )
     detail = (study.detail or study.reason).rstrip(".")
+    if study.reason == "patient_id_empty":
+        release = f"Mend PatientID in the PACS and send the study again; then: wetread release {uid} --as PATIENT_ID"
     return f"Held for a person: {detail} ({study.reason}).", f"{release}."
+
+
+def _only_some_state(name: str, instances: Sequence[Instance]) -> bool:
+    return len({says_nothing(name, exact_text(one.header, name)) for one in instances}) > 1
 
 
 _ABOUT_A_REPEATED_IMAGE = ("repeated_image_differs", "repeated_image_not_compared", "repeated_image_unreadable")

@@ -86,6 +86,8 @@ def walk(
 ) -> dict[str, bytes]:
     """Collect the raw values of wanted elements, up to a tag or to the pixels.
 
+    An element that stands there twice with different values has both, with a backslash between them.
+
     Raises
     ------
     NeedMoreBytes
@@ -120,7 +122,8 @@ def walk(
             if keyword:
                 if position > end:
                     raise NeedMoreBytes
-                found[keyword] = bytes(data[value_at:position])
+                value = bytes(data[value_at:position])
+                found[keyword] = _both(found[keyword], value) if keyword in found else value
     except struct.error:
         raise (NotUnderstood if whole else NeedMoreBytes) from None
     except NeedMoreBytes:
@@ -130,6 +133,17 @@ def walk(
     if whole:
         return found
     raise NeedMoreBytes
+
+
+def _both(one: bytes, other: bytes) -> bytes:
+    """Return the value of an element that stands there twice, against PS3.5 7.1: two values where they differ.
+
+    One reader would take the first and the next one the last, so neither may be chosen here.
+    """
+    if one.rstrip(b" \x00") == other.rstrip(b" \x00"):
+        return one
+    # The blank ends a letter of two bytes that lacks its second one.
+    return one + b" \\" + other
 
 
 def element_at(data: bytes | memoryview, position: int, encoding: Encoding) -> tuple[int, int, int]:

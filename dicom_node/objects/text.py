@@ -100,6 +100,9 @@ _TABLES: dict[int, dict[bytes, _CodeTable]] = {
 }
 #: They end a run of another lower half wherever sets are switched at all; Japanese senders mix the two.
 _BACK_TO_SINGLE_BYTE = {b"(B": _ASCII, b"(J": _ROMAJI}
+#: Codecs that are such a set in the upper half from the start: for senders that leave out some of the escape sequences
+#: and write the others, which then change nothing.
+_EXTENDED_CODES = {"euc_kr": 149, "gb2312": 58}
 _CODECS = {"ISO_IR 192": "utf-8", "GB18030": "gb18030", "GBK": "gbk"}
 
 
@@ -111,13 +114,22 @@ def character_set(stated: str) -> CharacterSet:
     """
     name, terms = name_of(stated), defined_terms(stated)
     if None in terms:
-        return CharacterSet(name, codec_of(stated) or "ascii")
+        codec = codec_of(stated) or "ascii"
+        if codec not in _EXTENDED_CODES:
+            return CharacterSet(name, codec)
+        designations = _TABLES[_EXTENDED_CODES[codec]]
+        (table,) = designations.values()
+        return CharacterSet(name, None, _ASCII, table, {**_BACK_TO_SINGLE_BYTE, **designations})
     known = [one for one in terms if one is not None]
     alone = [one for one in known if one in STANDALONE]
     if alone:
         # PS3.3 C.12.1.1.2 allows no other beside it. Where the others add nothing, the meaning is still clear.
         clear = known[0] in STANDALONE or set(known) <= {DEFAULT_REPERTOIRE, "ISO 2022 IR 6", alone[0]}
         return CharacterSet(name, _CODECS[alone[0]] if clear else "ascii")
+    stated_alone = [one for one in dict.fromkeys(known) if one not in {DEFAULT_REPERTOIRE, "ISO 2022 IR 6"}]
+    if len(stated_alone) == 1 and stated_alone[0].startswith("ISO_IR"):
+        # A set without code extension needs no escape sequence, and the default repertoire is part of it.
+        known = stated_alone
     tables = [_TABLES[int(one.rsplit(" ", 1)[1])] for one in known]
     lower, upper = _ASCII, None
     # A multi-byte set is active only once it is designated, also as value 1.
@@ -157,7 +169,7 @@ def decode(value: bytes, characters: CharacterSet, *, is_name: bool = False) -> 
 def _switched(value: bytes, characters: CharacterSet, resets: frozenset[int]) -> str:
     parts: list[str] = []
     lower, upper = characters.lower or _ASCII, characters.upper
-    at, end = 0, len(value)
+    at, end, may_be_reset = 0, len(value), False
     while at < end:
         byte = value[at]
         if byte == _ESCAPE:
@@ -174,7 +186,12 @@ def _switched(value: bytes, characters: CharacterSet, resets: frozenset[int]) ->
             continue
         stop = _end_of_run(value, at)
         parts.append(active.decode(value[at:stop]))
+        may_be_reset |= active is lower and not resets.isdisjoint(value[at:stop])
         at = stop
+    if lower.is_multi_byte and may_be_reset:
+        # PS3.5 6.1.2.5.3 requires the way back before a delimiter and at the end. Where the one at the end is missing,
+        # the others may be missing too, and a delimiter would be read as half of a letter.
+        raise NotExact
     return "".join(parts)
 
 

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Iterator
 
 from pydicom import dcmread
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
@@ -27,7 +27,7 @@ from casebook.study import (
     holds_no_character,
     without_padding,
 )
-from dicom_node.hl7.er7 import COMPONENT, REPETITION, SUBCOMPONENT, Segment, parse, unescape
+from dicom_node.hl7.er7 import COMPONENT, ESCAPE, FIELD, REPETITION, SUBCOMPONENT, Segment, parse, unescape
 from dicom_node.objects.identification import whose
 from dicom_node.results.draft_text import WORDINGS, wording_of
 from dicom_node.results.oru import CODECS, DISCLAIMER_CODE, MESSAGE_TYPE, STUDY
@@ -40,6 +40,7 @@ from dicom_node.results.timestamps import date_or_empty
 #: What an SR of ours says of itself, by keyword; anything else would be more than a draft.
 _STATED = {
     "SOPClassUID": ENHANCED_SR,
+    "SpecificCharacterSet": "ISO_IR 192",
     "Modality": "SR",
     "PreliminaryFlag": "PRELIMINARY",
     "CompletionFlag": "PARTIAL",
@@ -50,6 +51,7 @@ _SERIES_DESCRIPTIONS = frozenset({SERIES_DESCRIPTION, *FORMER_SERIES_DESCRIPTION
 _TITLES = frozenset(title.value for title in (*TITLES.values(), OTHER_TITLE))
 #: HL7 table 0123: preliminary, stored but not verified.
 _DRAFT_STATUSES = frozenset({"P", "R"})
+_DELIMITERS = (FIELD, f"{COMPONENT}{REPETITION}{ESCAPE}{SUBCOMPONENT}")
 _ORU_SEGMENTS = frozenset({"MSH", "PID", "PV1", "ORC", "OBR", "NTE", "OBX"})
 
 
@@ -91,6 +93,7 @@ def check_sr(content: bytes, reading: Reading, object_uid: str) -> None:
     if not authors or any(one.get("ObserverType") != "DEV" or "PersonName" in one for one in authors):
         raise UnsafeOutput("the author of the SR is not a device")
     _check_device(ds, authors)
+    _check_people(ds)
     if _code(ds) not in _TITLES:
         raise UnsafeOutput("the title of the SR is not one of ours")
     if not _first_text(ds).startswith(wording_of(reading).marks):
@@ -98,6 +101,7 @@ def check_sr(content: bytes, reading: Reading, object_uid: str) -> None:
     if not object_uid == ds.get("SOPInstanceUID") == ds.file_meta.get("MediaStorageSOPInstanceUID"):
         raise UnsafeOutput("the SR carries another SOP Instance UID than its record")
     _check_identity(ds, found, reading)
+    _check_evidence(ds, reading)
 
 
 def check_rejection_note(content: bytes, document: Dataset, reading: Reading) -> None:
@@ -149,6 +153,29 @@ def _named(ds: Dataset, keyword: str) -> set[str]:
 def _check_device(ds: Dataset, authors: Iterable[Dataset]) -> None:
     if not ds.get("DeviceUID") or any(one.get("DeviceUID") != ds.DeviceUID for one in authors):
         raise UnsafeOutput("the SR does not name the device that wrote it, or names two")
+
+
+#: The only people in a draft that nobody has reviewed.
+_PEOPLE = frozenset({tag_for_keyword(one) for one in ("PatientName", "ReferringPhysicianName")})
+
+
+def _check_people(ds: Dataset) -> None:
+    for tag in list(ds.keys()):
+        # A long name need not be decoded to see that it is one.
+        element = ds.get_item(tag)
+        if element.VR == "SQ":
+            for item in ds[tag].value:
+                _check_people(item)
+        elif element.VR == "PN" and element.value and int(tag) not in _PEOPLE:
+            raise UnsafeOutput("the SR names a person beside the patient and the referring physician")
+
+
+def _check_evidence(ds: Dataset, reading: Reading) -> None:
+    if _named(ds, "CurrentRequestedProcedureEvidenceSequence") != {one.sop_instance_uid for one in reading.images}:
+        raise UnsafeOutput("the SR names other images than those that were read")
+    for keyword in ("CurrentRequestedProcedureEvidenceSequence", "PredecessorDocumentsSequence"):
+        if any(not agree(str(one.StudyInstanceUID), reading.study_instance_uid) for one in ds.get(keyword) or []):
+            raise IdentityConflict(f"{keyword} of the SR names another study")
 
 
 #: Text may be laid out in lines in these (PS3.5 table 6.2-1); nowhere else does a control character belong.
@@ -243,18 +270,24 @@ def check_oru(content: bytes, reading: Reading, destination: Hl7Destination, con
     refuse_lost_characters("the HL7 message", iter(text.split("\r")))
     if not {one.name for one in segments} <= _ORU_SEGMENTS:
         raise UnsafeOutput("the HL7 message holds a segment we never write")
-    header, patient, order = (_only(segments, name) for name in ("MSH", "PID", "OBR"))
+    header, patient, common, order = (_only(segments, name) for name in ("MSH", "PID", "ORC", "OBR"))
+    if (header.field(1), header.field(2)) != _DELIMITERS or header.field(18) != destination.charset:
+        raise UnsafeOutput("MSH-2 or MSH-18 of the message does not say how it is written")
     if header.field(9) != MESSAGE_TYPE or header.field(10) != control_id:
         raise UnsafeOutput("MSH-9 or MSH-10 of the message is not that of its record")
     if order.field(25) not in _DRAFT_STATUSES:
         raise UnsafeOutput("OBR-25 is neither P nor R")
-    if order.field(32):
-        raise UnsafeOutput("OBR-32 names an interpreter")
+    if any(order.field(number) for number in (32, 33, 34, 35)):
+        raise UnsafeOutput("OBR-32 to OBR-35 name an interpreter or another person")
+    if (common.field(1), common.field(5)) != ("RE", "IP"):
+        raise UnsafeOutput("ORC-1 or ORC-5 says more than that observations follow and the order is in work")
     observations = [one for one in segments if one.name == "OBX"]
     if any(one.field(11) != order.field(25) or one.field(16) for one in observations):
         raise UnsafeOutput("an OBX-11 differs from OBR-25, or an OBX-16 names a responsible observer")
     if not _says_it_is_a_draft(segments):
         raise UnsafeOutput("the disclaimer is missing from NTE or from the first text of the HL7 message")
+    if not agree(unescape(common.field(3)), exact_text(reading.header, "accession_number")):
+        raise IdentityConflict("ORC-3 is not the AccessionNumber of the study")
     _check_oru_identity(patient, order, observations, reading, destination)
 
 
@@ -275,6 +308,8 @@ def _check_oru_identity(
     patient: Segment, order: Segment, observations: list[Segment], reading: Reading, destination: Hl7Destination
 ) -> None:
     wanted = {name: exact_text(reading.header, name) for name in KEYWORDS}
+    if patient.field(2) or patient.field(4) or REPETITION in patient.field(3):
+        raise IdentityConflict("PID-2 to PID-4 hold more than the PatientID of the study")
     identifier = patient.field(3).split(COMPONENT)
     if not agree(unescape(identifier[0]), wanted["patient_id"]):
         raise IdentityConflict("PID-3 is not the PatientID of the study")

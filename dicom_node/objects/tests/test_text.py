@@ -308,7 +308,7 @@ def test_what_is_no_text_agrees_with_nothing_and_not_with_itself() -> None:
         ("ISO2022IR58", "ISO 2022 IR 58"), ("ISO_IR 58", "ISO 2022 IR 58"), ("ISO_IR 87", "ISO 2022 IR 87"),
         ("UTF8", "ISO_IR 192"), ("utf-8", "ISO_IR 192"), ("UTF 8", "ISO_IR 192"), ("ISO 2022 IR 192", "ISO_IR 192"),
         ("GB18030", "GB18030"), ("gb 18030", "GB18030"), ("GB_18030-2000", "GB18030"), ("GBK", "GBK"), ("gbk ", "GBK"),
-        ("GB2312", "GBK"), ("ISO 2022 GBK", "GBK"), ("ISO8859-1", "ISO_IR 100"), ("ISO 8859-2", "ISO_IR 101"),
+        ("GB2312", "GBK"), ("ISO 2022 GBK", "GBK"), ("ISO_IR GB18030", "GB18030"), ("ISO8859-1", "ISO_IR 100"), ("ISO 8859-2", "ISO_IR 101"),
         ("ISO_8859_15", "ISO_IR 203"), ("IR 100", "ISO_IR 100"), ("ISO_IR 006", "ISO_IR 6"), ("", "ISO_IR 6"),
         ("ISO 2022 IR 6", "ISO 2022 IR 6"), ("ASCII", "ISO_IR 6"), ("LATIN1", "ISO_IR 100"),
         ("ISO_IR 999", None), ("192", None), ("nonsense", None), ("ISO_IR", None), ("ISO 2022", None), ("IR", None),
@@ -331,6 +331,53 @@ def test_every_spelling_of_every_row_means_the_row(number: int, pattern: str) ->
 @pytest.mark.parametrize("stated", ["\\ISO_IR 192", "ISO_IR 192\\ISO 2022 IR 87", "ISO_IR 6\\UTF-8"])
 def test_unicode_beside_another_set_is_unicode_where_that_is_clear(stated: str) -> None:
     assert name("王^小东".encode(), stated) == "王^小东"
+
+
+@pytest.mark.parametrize("stated", ["\\ISO_IR 100", "ISO_IR 6\\ISO_IR 100", "ISO 2022 IR 6\\ISO_IR 100"])
+def test_a_set_without_code_extension_beside_the_default_repertoire_counts_from_the_start(stated: str) -> None:
+    assert name(b"M\xfcller", stated) == "Müller"
+    assert name(b"M\xfcller", stated.replace("ISO_IR 100", "ISO 2022 IR 100")) is None
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        # Yamada^Tarou=山田^太郎=やまだ, without the escape sequences that lead back to ASCII.
+        b"Yamada^Tarou=\x1b$B;3ED^B@O:=$d$^$@",
+        b"Yamada^Tarou=\x1b$B;3ED\x1b(B=\x1b$B;3ED^B@O:=$d$^$@",
+    ],
+)
+def test_a_delimiter_that_may_have_become_half_a_letter_is_no_text(raw: bytes) -> None:
+    assert name(raw, "\\ISO 2022 IR 87") is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"\x1b$B;3ED", "山田"),  # Only the last way back is missing, and no byte could be a delimiter.
+        (b"\x1b$B;3ED\x1b(B^\x1b$B=U\x1b(B", "山田^春"),
+    ],
+)
+def test_a_japanese_name_whose_letters_are_clear_is_a_text(raw: bytes, text: str) -> None:
+    assert name(raw, "\\ISO 2022 IR 87") == text
+
+
+@pytest.mark.parametrize(
+    ("setting", "raw", "text"),
+    [
+        ("euc-kr", b"Hong^Gildong=\x1b$)C\xfb\xf3^\xd1\xce\xd4\xd7=\x1b$)C\xc8\xab^\xb1\xe6\xb5\xbf", "Hong^Gildong=洪^吉洞=홍^길동"),
+        ("euc-kr", b"Hong^Gildong=\xfb\xf3^\xd1\xce\xd4\xd7", "Hong^Gildong=洪^吉洞"),
+        ("EUC-CN", b"Zhang=\x1b$)A\xd5\xc5^\xd0\xa1\xb6\xab", "Zhang=张^小东"),
+    ],
+)  # fmt: skip
+def test_a_sender_that_writes_only_some_escape_sequences_has_a_setting(setting: str, raw: bytes, text: str) -> None:
+    assert name(raw, setting) == text
+    assert name(raw, "\\ISO 2022 IR 149" if setting == "euc-kr" else "\\ISO 2022 IR 58") is None
+
+
+@pytest.mark.parametrize("raw", [b"\xfb", b"\x1b$)A\xd5\xc5", b"\xff\xff", b"\x1b"])
+def test_what_is_no_korean_text_is_none_under_that_setting_either(raw: bytes) -> None:
+    assert name(raw, "euc-kr") is None
 
 
 def test_an_unknown_term_leaves_ascii() -> None:

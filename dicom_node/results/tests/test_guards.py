@@ -29,6 +29,18 @@ def summary(ds: Dataset) -> Dataset:
     return found
 
 
+def evidence(ds: Dataset) -> Dataset:
+    found: Dataset = ds.CurrentRequestedProcedureEvidenceSequence[0]
+    return found
+
+
+def study_item(uid: str) -> Dataset:
+    item = Dataset()
+    item.StudyInstanceUID = uid
+    return item
+
+
+IMAGE_UID = "ReferencedSOPInstanceUID"
 SR_LIES: dict[str, tuple[Callable[[Dataset], object], type[WetreadError]]] = {
     "verified": (lambda ds: setattr(ds, "VerificationFlag", "VERIFIED"), UnsafeOutput),
     "no_verification_flag": (lambda ds: ds.__delattr__("VerificationFlag"), UnsafeOutput),
@@ -60,6 +72,18 @@ SR_LIES: dict[str, tuple[Callable[[Dataset], object], type[WetreadError]]] = {
     "other_birth_date": (lambda ds: setattr(ds, "PatientBirthDate", "19600102"), IdentityConflict),
     "other_accession": (lambda ds: setattr(ds, "AccessionNumber", "A2"), IdentityConflict),
     "other_study": (lambda ds: setattr(ds, "StudyInstanceUID", "1.2.3"), IdentityConflict),
+    "other_image": (
+        lambda ds: setattr(evidence(ds).ReferencedSeriesSequence[0].ReferencedSOPSequence[0], IMAGE_UID, "1.2.3"),
+        UnsafeOutput,
+    ),
+    "no_evidence": (lambda ds: ds.__delattr__("CurrentRequestedProcedureEvidenceSequence"), UnsafeOutput),
+    "evidence_of_another_study": (lambda ds: setattr(evidence(ds), "StudyInstanceUID", "1.2.3"), IdentityConflict),
+    "predecessor_in_another_study": (
+        lambda ds: setattr(ds, "PredecessorDocumentsSequence", [study_item("1.2.3")]),
+        IdentityConflict,
+    ),
+    "reading_physician": (lambda ds: setattr(ds, "NameOfPhysiciansReadingStudy", "Li^Lei"), UnsafeOutput),
+    "person_in_the_text": (lambda ds: setattr(summary(ds).ContentSequence[0], "PersonName", "Li^Lei"), UnsafeOutput),
 }
 
 
@@ -92,6 +116,15 @@ def test_a_message_with_a_lost_or_a_control_character_is_refused(text: str) -> N
         assert old in MESSAGE
         with pytest.raises(UnsafeOutput, match=r"U\+FFFD|control character"):
             guards.check_oru(MESSAGE.replace(old, old[:2] + text.encode() + old[2:]), SAID, RIS, CONTROL_ID)
+
+
+def test_an_sr_of_ascii_alone_states_its_character_set() -> None:
+    said = drafts.reading(header=drafts.header(patient_name="Wang", study_description=""))
+    ds = build(said, drafts.DEVICE, revision=1)
+    content = to_bytes(ds).replace(b"ISO_IR 192", b"ISO_IR 100")
+
+    with pytest.raises(UnsafeOutput, match="SpecificCharacterSet"):
+        guards.check_sr(content, said, str(ds.SOPInstanceUID))
 
 
 def test_a_text_in_lines_is_no_control_character() -> None:
@@ -159,6 +192,14 @@ ORU_LIES: dict[str, tuple[bytes, bytes, type[WetreadError]]] = {
     "two_statuses": (b"|RAD|R", b"|RAD|P", UnsafeOutput),
     "final_observation": (b"||||||R|||", b"||||||F|||", UnsafeOutput),
     "interpreter": (b"|RAD|R", b"|RAD|R|||||||1234&Li&Lei", UnsafeOutput),
+    "transcriptionist": (b"|RAD|R", b"|RAD|R||||||||||1234&Li&Lei", UnsafeOutput),
+    "order_completed": (b"||IP", b"||CM", UnsafeOutput),
+    "order_cancelled": (b"ORC|RE", b"ORC|CA", UnsafeOutput),
+    "other_character_set": (b"UNICODE UTF-8", b"8859/1", UnsafeOutput),
+    "other_delimiters": (b"MSH|^~\\&|", b"MSH|^~\\#|", UnsafeOutput),
+    "other_order": (b"ORC|RE||A20260920001", b"ORC|RE||A2", IdentityConflict),
+    "former_patient": (b"PID|||", b"PID||P2|", IdentityConflict),
+    "two_patient_ids": (b"^HOSP^MR|", b"^HOSP^MR~P2^^^HOSP^MR|", IdentityConflict),
     "responsible_observer": (b"|||AI^Machine", b"||1234^Li|AI^Machine", UnsafeOutput),
     "no_note": (b"NTE|1|L|AI DRAFT", b"NTE|1|L|A DRAFT", UnsafeOutput),
     "no_disclaimer": (b"|DISC^", b"|DISK^", UnsafeOutput),
