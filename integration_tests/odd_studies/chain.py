@@ -39,6 +39,7 @@ from dicom_node.results import send as sending
 from dicom_node.results import store_scu
 from dicom_node.storage.disk_gate import DiskGate
 from dicom_node.storage.inbox import Inbox, StoredInstance
+from integration_tests.odd_studies.names import SENDERS
 from integration_tests.odd_studies.study import OddStudy
 from training.phantom.findings import Findings
 from training.phantom.report import write_report
@@ -224,7 +225,7 @@ def open_chain(folder: Path | None = None) -> Iterator[Chain]:
             {
                 "data_directory": data,
                 "config_directory": SHIPPED_CONFIG_DIRECTORY,
-                "listener": {"min_free_bytes": 0, "quiet_period_s": 1.0},
+                "listener": {"min_free_bytes": 0, "quiet_period_s": 1.0, "senders": senders()},
                 "destinations": [
                     {"name": "pacs", "kind": "dicom", "host": "127.0.0.1", "port": 4242, "ae_title": "PACS"},
                     {"name": "ris", "kind": "hl7", "host": "127.0.0.1", "port": 2575, "result_status": "R"},
@@ -248,6 +249,13 @@ def open_chain(folder: Path | None = None) -> Iterator[Chain]:
                 yield Chain(settings, wiring, clock, StorageService(inbox, gate, _Line()))
             finally:
                 inbox.close()
+
+
+def senders() -> list[dict[str, object]]:
+    """Return the settings of senders whose texts are in another character set than they say."""
+    return [
+        {"ae_title": title, "character_set": name, "character_set_applies": "always"} for title, name in SENDERS.items()
+    ]
 
 
 @cache

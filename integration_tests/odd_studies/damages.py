@@ -15,6 +15,7 @@ from pydicom.uid import (
     HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLossless,
     JPEGLosslessSV1,
@@ -24,7 +25,7 @@ from pydicom.uid import (
 
 from integration_tests.odd_studies import encoders
 from integration_tests.odd_studies.data_set import DELIMITER, RawDataSet, item
-from integration_tests.odd_studies.drawing import DraftStudy
+from integration_tests.odd_studies.drawing import DraftStudy, pick
 from integration_tests.odd_studies.pictures import NATIVE, Container, Pixels, Table, draw_pixels
 from integration_tests.odd_studies.study import Expected
 
@@ -117,6 +118,57 @@ def _fragment_missing(draft: DraftStudy) -> None:
     draft.first.finish.append(lambda raw: raw.set_encapsulated(content))
     draft.expected = Expected.RIGHT_OR_NONE
     draft.done.append(f"fragment {lost + 1} of {len(parts)} is missing")
+
+
+def _restarts(draft: DraftStudy) -> None:
+    """Write a JPEG with restart markers; of half of them eight intervals are missing."""
+    pixels = _store(draft, JPEGBaseline8Bit)
+    stream = encoders.encode_with_restarts(pixels.values)
+    if draft.rng.random() < 0.5:
+        number = int(draft.rng.integers(2, 20))
+        stream = encoders.without_restart_intervals(stream, number)
+        draft.expected = Expected.RIGHT_OR_NONE
+        draft.done.append(f"eight restart intervals from {number} on are missing")
+    _replace_stream(draft, pixels, stream)
+    draft.done.append("restart markers")
+
+
+def _tiles(draft: DraftStudy) -> None:
+    """Write a JPEG 2000 stream of tiles; of half of them a tile is missing."""
+    pixels = _store(draft, JPEG2000Lossless)
+    while pixels.is_signed or pixels.bits_stored != 8:
+        pixels = _store(draft, JPEG2000Lossless)
+    stream = encoders.encode_in_tiles(pixels.values, 128)
+    if draft.rng.random() < 0.5:
+        number = int(draft.rng.integers(0, 9))
+        stream = encoders.without_tile(stream, number)
+        draft.expected = Expected.RIGHT_OR_NONE
+        draft.done.append(f"tile {number} is missing")
+    _replace_stream(draft, pixels, stream)
+    draft.done.append("nine tiles")
+
+
+def _two_streams(draft: DraftStudy) -> None:
+    """Put the stream of another picture before that of the film, in one frame."""
+    pixels = _store(draft, _syntax(draft, JPEGLosslessSV1, JPEG2000Lossless, JPEGLSLossless))
+    stream = pixels.codestream()
+    kept, pixels.values = pixels.values, np.ascontiguousarray(pixels.values[::-1, ::-1])
+    other = pixels.codestream()
+    pixels.values = kept
+    parts = [item(one + b"\0" * (len(one) % 2)) for one in (other, stream)]
+    content = b"".join([item(b""), *parts, DELIMITER])
+    draft.first.finish.append(lambda raw: raw.set_encapsulated(content))
+    draft.expected = Expected.RIGHT_OR_NONE
+    draft.done.append("two streams for one frame")
+
+
+def _rle_of_another_size(draft: DraftStudy) -> None:
+    pixels = _store(draft, RLELossless)
+    rows = pixels.values.shape[0]
+    stated = rows + int(draft.rng.choice([-120, -60, 60]))
+    draft.first.change("Rows", _number(stated, pixels.syntax), "US")
+    draft.expected = Expected.RIGHT_OR_NONE
+    draft.done.append(f"Rows {stated} for segments of {rows}")
 
 
 # ---- the wrapper -------------------------------------------------------------------------------------------
@@ -259,6 +311,44 @@ def _stream_of_another_depth(draft: DraftStudy) -> None:
     draft.expected = Expected.RIGHT_OR_NONE
 
 
+def _stream_of_fewer_bits(draft: DraftStudy) -> None:
+    """Store a film of more bits in a stream of eight, as some converters do, and keep its window."""
+    pixels = _store(draft, _syntax(draft, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless))
+    while pixels.is_signed or pixels.bits_stored != 10:
+        pixels = _store(draft, pixels.syntax)
+    cells = (pixels.values >> (pixels.bits_stored - 8)).astype(np.uint8)
+    _replace_stream(draft, pixels, encoders.encode(cells, pixels.syntax, 8))
+    draft.expected = Expected.RIGHT_OR_NONE
+    draft.done.append(f"a stream of 8 bits for {pixels.bits_stored}")
+
+
+def _signed_stream(draft: DraftStudy) -> None:
+    """Store values around zero in a signed stream under a header without a sign."""
+    pixels = _store(draft, _syntax(draft, JPEG2000Lossless, HTJ2KLossless))
+    while pixels.is_signed:
+        pixels = _store(draft, pixels.syntax)
+    around = pixels.values - 2 ** (pixels.bits_stored - 1)
+    cells = around.astype(np.int8 if pixels.bits_stored == 8 else np.int16)
+    _replace_stream(draft, pixels, encoders.encode(cells, pixels.syntax, pixels.bits_stored))
+    draft.expected = Expected.RIGHT_OR_NONE
+    draft.done.append("signed values in the stream, none in the header")
+
+
+def _impossible_bits(draft: DraftStudy) -> None:
+    pixels = _store(draft, _syntax(draft, *NATIVE, *encoders.SYNTAXES))
+    allocated = pixels.bits_allocated
+    stored, high = (
+        (allocated + 4, allocated + 3),
+        (pixels.bits_stored, allocated + 2),
+        (pixels.bits_stored, max(pixels.bits_stored - 4, 0)),
+        (1, 0),
+    )[int(draft.rng.integers(4))]
+    draft.first.change("BitsStored", _number(stored, pixels.syntax), "US")
+    draft.first.change("HighBit", _number(high, pixels.syntax), "US")
+    draft.expected = Expected.RIGHT_OR_NONE
+    draft.done.append(f"BitsStored {stored}, HighBit {high} of {allocated}")
+
+
 def _size_lies(draft: DraftStudy) -> None:
     pixels = _store(draft, _syntax(draft, *NATIVE, *encoders.SYNTAXES))
     keyword = ("Rows", "Columns")[int(draft.rng.integers(2))]
@@ -375,6 +465,17 @@ def _signed_first_value(draft: DraftStudy) -> None:
     draft.done.append(f"first value {table.first} of the VOI LUT as US")
 
 
+def _table_cut(draft: DraftStudy) -> None:
+    pixels = _store(draft, _syntax(draft, *NATIVE), pick(draft.rng, ("VOI table", "Modality table")))
+    table = pixels.voi_table or pixels.modality_table
+    assert table is not None
+    eighths = pick(draft.rng, (4, 5, 6))
+    table.stated_entries = len(table.entries)
+    table.entries = table.entries[: len(table.entries) * eighths // 8]
+    draft.expected = Expected.RIGHT_OR_NONE
+    draft.done.append(f"{eighths} eighths of a table")
+
+
 def _table_damaged(draft: DraftStudy) -> None:
     pixels = _store(draft, _syntax(draft, *NATIVE), ("VOI table", "Modality table")[int(draft.rng.integers(2))])
     table = pixels.voi_table or pixels.modality_table
@@ -384,20 +485,16 @@ def _table_damaged(draft: DraftStudy) -> None:
 
 
 def _damage_table(draft: DraftStudy, table: Table) -> None:
-    kind = int(draft.rng.integers(5))
+    kind = int(draft.rng.integers(4))
     if kind == 0:
         # It says nothing, so the film is shown over its range.
         table.entries = table.entries[:0]
         draft.pixels.tolerance = 0.12
         draft.done.append("an empty table")
     elif kind == 1:
-        table.stated_entries = len(table.entries)
-        table.entries = table.entries[: len(table.entries) // 2]
-        draft.done.append("half a table")
-    elif kind == 2:
         table.first = int(draft.pixels.values.max()) + 1 if not draft.pixels.is_signed else 32_000
         draft.done.append("a first value above every value")
-    elif kind == 3:
+    elif kind == 2:
         table.entries = np.full_like(table.entries, int(table.entries[0]))
         draft.done.append("a table of one value")
     else:
@@ -521,6 +618,10 @@ ODD: Mapping[str, Kind] = MappingProxyType(
         "items cut": _cut_items,
         "native pixels cut": _cut_native,
         "fragment missing": _fragment_missing,
+        "restarts": _restarts,
+        "tiles": _tiles,
+        "two streams": _two_streams,
+        "RLE of another size": _rle_of_another_size,
         "no delimiter": _no_delimiter,
         "offset per fragment": _offset_per_fragment,
         "no offset table": _no_offset_table,
@@ -536,6 +637,9 @@ ODD: Mapping[str, Kind] = MappingProxyType(
         "PixelRepresentation lies": _sign_lies,
         "sign of the stream lies": _sign_of_stream_lies,
         "stream of another depth": _stream_of_another_depth,
+        "stream of fewer bits": _stream_of_fewer_bits,
+        "signed stream": _signed_stream,
+        "impossible bits": _impossible_bits,
         "size lies": _size_lies,
         "size of the stream lies": _size_of_stream_lies,
         "NumberOfFrames lies": _frames_lie,
@@ -548,6 +652,7 @@ ODD: Mapping[str, Kind] = MappingProxyType(
         "VOI LUT of bytes in words": _bytes_in_words,
         "signed first value": _signed_first_value,
         "damaged table": _table_damaged,
+        "table cut": _table_cut,
         "unusable window": _window_unusable,
         "window elsewhere": _window_elsewhere,
         "one saturated marker": _one_saturated_marker,

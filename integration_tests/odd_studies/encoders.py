@@ -1,5 +1,7 @@
 """Codestreams of grey frames in every transfer syntax that can be written here, lossless but where the syntax is not."""
 
+import io
+import re
 import struct
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -8,6 +10,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import get_frame
@@ -164,3 +167,39 @@ def claim_sign(codestream: bytes, *, signed: bool) -> bytes:
     content = bytearray(codestream)
     content[_SSIZ] = (content[_SSIZ] & 0x7F) | (0x80 if signed else 0)
     return bytes(content)
+
+
+def encode_with_restarts(values: Values) -> bytes:
+    """Encode eight bits as baseline JPEG with a restart marker after each row of blocks."""
+    return _encode_by_pillow(values.astype(np.uint8), "JPEG", quality=98, restart_marker_rows=1)
+
+
+def encode_in_tiles(values: Values, size: int) -> bytes:
+    """Encode eight bits as JPEG 2000 without loss, in tiles of so many pixels."""
+    return _encode_by_pillow(
+        values.astype(np.uint8), "JPEG2000", tile_size=(size, size), irreversible=False, no_jp2=True
+    )
+
+
+def _encode_by_pillow(cells: NDArray[Any], kind: str, **options: object) -> bytes:
+    written = io.BytesIO()
+    Image.fromarray(cells).save(written, kind, **options)
+    return written.getvalue()
+
+
+def without_restart_intervals(codestream: bytes, first: int) -> bytes:
+    """Leave eight intervals out of a JPEG with restarts: the numbers of the markers, which count to eight, go on."""
+    starts = [match.start() for match in re.finditer(rb"\xff[\xd0-\xd7]", codestream)]
+    return codestream[: starts[first]] + codestream[starts[first + 8] :]
+
+
+def without_tile(codestream: bytes, number: int) -> bytes:
+    """Leave one tile part out of a JPEG 2000 stream (ISO/IEC 15444-1 A.4.2)."""
+    position = codestream.index(b"\xff\x90")
+    parts = []
+    while codestream[position : position + 2] == b"\xff\x90":
+        length = int.from_bytes(codestream[position + 6 : position + 10], "big")
+        parts.append(codestream[position : position + length])
+        position += length
+    begin = codestream[: codestream.index(b"\xff\x90")]
+    return begin + b"".join(parts[:number] + parts[number + 1 :]) + codestream[position:]

@@ -15,7 +15,7 @@ from casebook.errors import UnreadablePixels
 from casebook.settings import SHIPPED_CONFIG_DIRECTORY
 from dicom_node.objects.file_meta import Envelope, build_file_meta
 from integration_tests.odd_studies import damages
-from integration_tests.odd_studies.checks import STREAMS, TABLES, taken_out
+from integration_tests.odd_studies.checks import BACKED, STREAMS, TABLES, taken_out
 from integration_tests.odd_studies.generator import draw_kind
 from integration_tests.odd_studies.score import be_quiet
 from integration_tests.odd_studies.study import OddStudy, Side
@@ -60,7 +60,7 @@ def measure(rounds: Iterable[int]) -> Look:
     assert entry.pictures is not None
     statistics = load_statistics(entry.pictures)
     be_quiet()
-    with TemporaryDirectory() as folder, taken_out([*STREAMS, *TABLES]):
+    with TemporaryDirectory() as folder, taken_out([*STREAMS, *TABLES, *BACKED]):
         for round_ in rounds:
             for kind in damages.ODD:
                 study = draw_kind(Side.ODD, kind, round_)

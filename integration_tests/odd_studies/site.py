@@ -18,7 +18,7 @@ from casebook.settings import Settings
 from casebook.study import StudyState
 from dicom_node.trial.standin import StandInPacs, StandInRis
 from integration_tests import foreign, node, object_sender
-from integration_tests.odd_studies.chain import Ended, Output, RecordingWriter, load_preset
+from integration_tests.odd_studies.chain import Ended, Output, RecordingWriter, load_preset, senders
 from integration_tests.odd_studies.score import Score, judge
 from integration_tests.odd_studies.study import OddStudy
 from worker.read import read_with
@@ -59,6 +59,7 @@ def play_over_sockets(studies: Sequence[OddStudy], folder: Path) -> Score:
                 {"name": "ris", "kind": "hl7", "host": foreign.LOOPBACK, "port": ris.port, "result_status": "R"},
             ],
             pipelines=[{"name": "chest_xray"}],
+            listener={"senders": senders()},
         ) as wetread,
     ):
         statuses = [_send(wetread.port, study) for study in studies]
