@@ -22,8 +22,10 @@ from integration_tests.odd_studies.chain import Chain, open_chain
 from integration_tests.odd_studies.drawing import begin
 from integration_tests.odd_studies.generator import KINDS, draw, draw_kind
 from integration_tests.odd_studies.pictures import FORMS, NATIVE, Plane, draw_pixels
+from integration_tests.odd_studies.plausibility import measure
 from integration_tests.odd_studies.repertoires import REPERTOIRES
 from integration_tests.odd_studies.score import play
+from integration_tests.odd_studies.site import play_over_sockets
 from integration_tests.odd_studies.study import Side
 from integration_tests.odd_studies.verdicts import difference
 
@@ -68,6 +70,25 @@ def test_studies_of_a_kind_end_right(side: Side, kind: str, chain: Chain) -> Non
 
     assert score.studies == EACH
     assert [str(one) for one in score.findings] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_studies_over_the_real_socket_end_as_in_memory(tmp_path: Path) -> None:
+    studies = [draw(side, seed) for seed in range(0, 36, 4) for side in Side]
+
+    score = play_over_sockets(studies, tmp_path)
+
+    assert score.studies == len(studies)
+    assert [str(one) for one in score.findings] == []
+
+
+@pytest.mark.slow
+def test_the_look_of_wrong_pictures_alone_gives_most_of_them_away() -> None:
+    look = measure(range(2))
+
+    assert sum(look.wrong.values()) >= 20
+    assert look.share >= 0.6
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:

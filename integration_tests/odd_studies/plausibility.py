@@ -47,10 +47,15 @@ def measure_all(rounds: Sequence[int], *, processes: int) -> Look:
     look = Look()
     parts = [rounds[part::processes] for part in range(processes)]
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for part in pool.map(measure, parts):
+        for part in pool.map(_measure_quietly, parts):
             look.wrong += part.wrong
             look.caught += part.caught
     return look
+
+
+def _measure_quietly(rounds: Sequence[int]) -> Look:
+    be_quiet()
+    return measure(rounds)
 
 
 def measure(rounds: Iterable[int]) -> Look:
@@ -59,7 +64,6 @@ def measure(rounds: Iterable[int]) -> Look:
     entry = find_entry(load_registry(SHIPPED_CONFIG_DIRECTORY / "models"), "phantom-cxr")
     assert entry.pictures is not None
     statistics = load_statistics(entry.pictures)
-    be_quiet()
     with TemporaryDirectory() as folder, taken_out([*STREAMS, *TABLES, *BACKED]):
         for round_ in rounds:
             for kind in damages.ODD:
