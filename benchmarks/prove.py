@@ -74,6 +74,10 @@ PROOFS = {
         shows="kill -9 of the listener in a burst, 20 times: nothing acknowledged is missing or altered.",
         command=["-m", "benchmarks.prove_receive", "receive_kills"],
     ),
+    "right": Proof(
+        shows="2,000 damaged studies never go out wrong; of 2,000 sound ones none is refused or held.",
+        command=["-m", "benchmarks.prove_right"],
+    ),
     "peers": Proof(
         shows="Foreign sender, foreign archive, foreign RIS and foreign validators agree on one study.",
         tests=["integration_tests", "-m", "peers and not prove"],

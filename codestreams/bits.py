@@ -38,7 +38,8 @@ def stored_bits(cells: NDArray[Any], described: Description) -> NDArray[Any]:
         When the bits of the cells show that the header is wrong.
     """
     size = cells.dtype.itemsize
-    unsigned: NDArray[Any] = cells.view(f"u{size}")
+    # Big endian cells become cells of this machine: a view of their bits alone would swap them.
+    unsigned: NDArray[Any] = cells.astype(cells.dtype.newbyteorder("="), copy=False).view(f"u{size}")
     bits = described.bits_stored
     shift = described.high_bit + 1 - bits
     if shift:

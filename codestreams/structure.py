@@ -60,9 +60,11 @@ class Structure:
 
 
 #: ISO/IEC 10918-1 B.1.1.2: a marker is FF, and neither 00 nor FF; any number of fill bytes FF may stand before it.
-_JPEG_MARKER = re.compile(rb"\xff+([\x01-\xfe])")
+_JPEG_MARKER = re.compile(rb"\xff++([\x01-\xfe])")
+#: The same inside of a scan, looked for from the first of its fill bytes only: a megabyte of them costs as much once.
+_SCAN_MARKER = re.compile(rb"(?<!\xff)\xff++([\x01-\xfe])")
 #: ISO/IEC 14495-1 A.1: a bit is stuffed after FF, so that only 80 and up is a marker.
-_JPEG_LS_MARKER = re.compile(rb"\xff+([\x80-\xfe])")
+_JPEG_LS_MARKER = re.compile(rb"(?<!\xff)\xff++([\x80-\xfe])")
 _EOI, _SOS, _DRI, _DNL = 0xD9, 0xDA, 0xDD, 0xDC
 _RESTARTS = range(0xD0, 0xD8)
 #: SOF0 to SOF15 without DHT, JPG and DAC; SOF55 is JPEG-LS.
@@ -166,7 +168,7 @@ def _read_scan(
 ) -> tuple[Scan, int]:
     # Walks the entropy-coded segments up to the first marker that is no restart.
     is_jpeg_ls = frame.marker == _JPEG_LS
-    pattern = _JPEG_LS_MARKER if is_jpeg_ls else _JPEG_MARKER
+    pattern = _JPEG_LS_MARKER if is_jpeg_ls else _SCAN_MARKER
     restarts: list[int] = []
     ends: list[int] = []
     end = len(content)

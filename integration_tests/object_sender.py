@@ -19,6 +19,7 @@ def send(
     sop_instance_uid: str,
     transfer_syntax_uid: str,
     called: str = AE_TITLE,
+    calling: str = SENDER,
     give_up: bool = False,
 ) -> int | str:
     """Send one object over an association of its own.
@@ -29,6 +30,8 @@ def send(
         Goes over the wire byte for byte.
     sop_class_uid, sop_instance_uid, transfer_syntax_uid
         What the association and the command say of it; the data set may say something else.
+    called, calling
+        AE titles.
     give_up
         Close the connection after half of the object.
 
@@ -36,7 +39,7 @@ def send(
     -------
         The DIMSE status, or in words how the association ended instead.
     """
-    request = associate_request(called=called, calling=SENDER, contexts=[(sop_class_uid, (transfer_syntax_uid,))])
+    request = associate_request(called=called, calling=calling, contexts=[(sop_class_uid, (transfer_syntax_uid,))])
     try:
         association = Association(port, request=request, timeout_s=20.0)
     except Refused as refusal:

@@ -230,6 +230,60 @@ def test_one_marker_does_not_set_the_contrast_of_a_picture_without_a_window(size
     assert np.ptp(shown(marked)[away]) > 0.75
 
 
+@pytest.mark.parametrize("is_white", [False, True])
+@pytest.mark.parametrize("place", [0, 40, 150])
+@pytest.mark.parametrize("size", [3, 8, 20])
+def test_a_burnt_in_mark_of_a_picture_without_a_window_is_not_shown(is_white: bool, place: int, size: int) -> None:
+    plain, marked = phantom(), phantom()
+    # The film at the other end of the range, so that the mark is far from all of it.
+    values = (stored(plain) // 2 + (0 if is_white else 2000)).astype(np.uint16)
+    for dataset in (plain, marked):
+        del dataset.WindowCenter, dataset.WindowWidth
+        store(dataset, values)
+    values = values.copy()
+    values[place : place + size, place : place + size] = 4095 if is_white else 0
+    store(marked, values)
+    mark = np.zeros(values.shape, dtype=bool)
+    mark[place : place + size, place : place + size] = True
+
+    assert far(shown(marked)[~mark], shown(plain)[~mark]) < 4 * CLOSE
+    assert np.abs(shown(marked)[mark] - shown(plain)[mark]).mean() < 0.2
+
+
+def test_metal_on_a_film_without_a_window_is_shown() -> None:
+    dataset = phantom()
+    del dataset.WindowCenter, dataset.WindowWidth
+    values = stored(dataset).astype(np.int64)
+    across, down = np.meshgrid(np.arange(values.shape[1]) - 150, np.arange(values.shape[0]) - 150)
+    # A clip of metal, white in its middle, with the soft edge that every object has on a film.
+    metal = np.clip(1.5 - np.hypot(across, down) / 5, 0, 1)
+    values = np.rint(values + metal * (4095 - values)).astype(np.int64)
+    store(dataset, values.astype(np.uint16))
+
+    assert shown(dataset)[150, 150] == 1
+    assert (shown(dataset)[values == 4095] == 1).all()
+
+
+def test_a_hot_spot_that_is_no_end_of_what_the_bits_can_hold_is_no_mark() -> None:
+    dataset = phantom()
+    del dataset.WindowCenter, dataset.WindowWidth
+    values = stored(dataset) // 2
+    values[150:153, 150:153] = 3500
+    store(dataset, values)
+
+    assert (shown(dataset)[150:153, 150:153] == 1).all()
+
+
+def test_a_large_part_of_one_value_is_no_mark() -> None:
+    dataset = phantom()
+    del dataset.WindowCenter, dataset.WindowWidth
+    values = stored(dataset).copy()
+    values[100:160, 100:160] = 4095
+    store(dataset, values)
+
+    assert (shown(dataset)[100:160, 100:160] == 1).all()
+
+
 @pytest.mark.parametrize("padding", [0, 3000, 4095])
 def test_padding_is_left_out_of_the_range(padding: int) -> None:
     dataset = phantom()

@@ -133,3 +133,16 @@ def test_without_its_check_a_wrong_header_would_be_believed(check: str, monkeypa
     monkeypatch.setattr(module, check, lambda *_: None)
 
     assert not refused(*wrong)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_cells_in_the_other_byte_order_hold_the_same_values(bits: int, is_signed: bool) -> None:
+    values = a_picture(bits).astype(np.int32)
+    described = header(values, bits, is_signed=is_signed)
+    cells = values - 2 ** (bits - 1) if is_signed else values
+    cells = cells.astype("<i2" if is_signed else "<u2")
+
+    stored = stored_bits(cells.astype(cells.dtype.newbyteorder(">")), described)
+
+    assert np.array_equal(stored, cells)

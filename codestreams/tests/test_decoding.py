@@ -403,3 +403,11 @@ def test_a_stream_of_another_shape_is_refused_before_it_is_decoded(check: str, m
     fault(one)
 
     assert decodings == []
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("RLE")])
+def test_a_stream_that_goes_on_in_fill_bytes_costs_no_more_than_its_length(name: str) -> None:
+    one = sample(name)
+
+    assert fault(one.cut(len(one.stream) // 2, b"\xff" * 100_000)) in set(StreamFault)

@@ -31,6 +31,9 @@ _OUTSIDE_PERCENT = 2.0
 #: How far from the rest, in parts of its range, a lowest or highest value is still part of the picture.
 _NEAR = 0.25
 
+#: Larger parts of a picture are no burnt-in marks.
+_LARGEST_MARKS = 0.005
+
 Frame = NDArray[np.float32]
 Values = NDArray[np.floating[Any]]
 
@@ -188,7 +191,11 @@ def _voi(
     bits = _bits_stored(stored, header)
     if bits <= 8 and stored.dtype.kind == "u" and not has_modality_lut:
         return _unit(stored, bits)  # made for the screen: black and white mean something already
-    return _stretched(values, *shown_range(_without_padding(values, stored, header)))
+    inside = _without_padding(values, stored, header)
+    low, high = shown_range(inside)
+    for mark in find_marks(inside, low, high, _modality_range(stored, header, index)):
+        values = _from_around(values, values == mark, (values >= low) & (values <= high))
+    return _stretched(values, low, high)
 
 
 def _own_window(voi: Dataset, values: Values) -> Window | None:
@@ -246,6 +253,51 @@ def shown_range(inside: Values) -> tuple[float, float]:
         return lowest, highest
     margin = _NEAR * (high - low)
     return max(lowest, low - margin), min(highest, high + margin)
+
+
+def find_marks(inside: Values, low: float, high: float, bounds: tuple[float, float]) -> list[float]:
+    """Find the values of marks that were burnt into a picture without a window, so that no model reads them as anatomy.
+
+    A mark is a small part at the end of what the stored bits can hold, far outside of the range and of every other
+    value. Metal on a film has soft edges, whose values lie between, so it stays.
+
+    Parameters
+    ----------
+    inside
+        The values of the picture that are no padding, any shape.
+    low, high
+        The range that is shown.
+    bounds
+        The lowest and highest value that the stored bits can hold.
+    """
+    found: list[float] = []
+    for end in bounds:
+        others = inside[inside != end]
+        if low <= end <= high or not others.size or others.size < (1 - _LARGEST_MARKS) * inside.size:
+            continue
+        if min(abs(float(others.min()) - end), abs(float(others.max()) - end)) >= _NEAR * (high - low):
+            found.append(end)
+    return found
+
+
+def _from_around(values: Values, marked: NDArray[np.bool_], known: NDArray[np.bool_]) -> Values:
+    # What stands behind a mark nobody knows: the mean of what is known in a square around each of its pixels, as
+    # large as it has to be.
+    filled = values.copy()
+    corners = [np.pad(np.cumsum(np.cumsum(part, 0), 1), ((1, 0), (1, 0))) for part in (values * known, known * 1.0)]
+    rows, columns = np.nonzero(marked)
+    radius = 4
+    while rows.size:
+        top, bottom = np.maximum(rows - radius, 0), np.minimum(rows + radius + 1, values.shape[0])
+        left, right = np.maximum(columns - radius, 0), np.minimum(columns + radius + 1, values.shape[1])
+        total, count = (
+            sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left] for sums in corners
+        )
+        found = count > 0
+        filled[rows[found], columns[found]] = total[found] / count[found]
+        rows, columns = rows[~found], columns[~found]
+        radius *= 2
+    return filled
 
 
 def _stretched(values: Values, low: float, high: float) -> Frame:
