@@ -113,18 +113,21 @@ _PROJECTION_OF_CODE = MappingProxyType({code: name for name, codes in _VIEW_CODE
 
 #: Words of every free text, English and what else is common, Chinese, in the order in which they decide.
 _WORDS = (
-    (_P.DECUBITUS, r"\b(DECUB\w*|DECUBITUS|LLD|RLD|SEITENLAGE)\b|侧卧"),
+    (_P.DECUBITUS, r"\b(DECUB\w*|DECUBITUS|LLD|RLD|SEITENLAGE)\b|侧卧|側臥"),
     (
         _P.UNKNOWN,
         r"\b(CALDWELL|WATERS?|TOWNES?|NOTCH|TUNNEL|SKYLINE|MERCHANT|SUNRISE|ODONTOID|AXILLARY|TANGENTIAL|JUDET|FROG)\b",
     ),
-    (_P.OBLIQUE, r"\b(OBL\w*|LAO|RAO|LPO|RPO|LLO|RLO|SCHR(AE|Ä)G)\b|斜"),
+    (_P.OBLIQUE, r"\b(OBL\w*|LAO|RAO|LPO|RPO|LLO|RLO|SCHR(AE|Ä|A)G\w*)\b|斜"),
     (_P.AXIAL, r"\b(AX|AXIAL\w*|LORDOT\w*|LORDOSE|APICAL|APICES|CEPHALAD|CAUDAD)\b|轴位|前弓|前凸|肺尖"),
     (
         _P.LATERAL,
         (
-            r"\b(LAT|LATERAL|LATERALE|LATERALIS|LATERO|LL|LLAT|RLAT|LTLAT|RTLAT|LATL|LATR|X ?TABLE|CROSS ?TABLE|XTL"
-            r"|SHOOT ?THROUGH|SWIMMER\w*|SAGITTAL|SEITLICH|SEITE|PROFIL|PERFIL)\b|侧位|侧片|左侧胸|右侧胸"
+            r"\b(LAT|LATERAL|LATERALE|LATERALIS|LATERO\w*|LATCHEST|LATTHORAX|LL|LLAT|RLAT|LTLAT|RTLAT|LATL|LATR"
+            r"|X ?TABLE|CROSS ?TABLE|XTL"
+            r"|SHOOT ?THROUGH|SWIMMER\w*|SAGITTAL|SEITL|SEITLICHE?S?|SEITE|SEITBILD|SEIT(EN)?AUFNAHME"
+            r"|(LI|RE|LINKS|RECHTS) ANLIEGEND|HBL|HORIZONTAL BEAM|TRANSTHORACIC|PROFIL|PERFIL)\b"
+            r"|侧位|側位|侧片|側片|左侧胸|右侧胸|穿胸"
         ),
     ),
 )
@@ -138,8 +141,10 @@ _DECIDING = tuple((projection, re.compile(pattern, re.ASCII)) for projection, pa
 _SEPARATORS = re.compile(r"[,;/\\+&|、，和及与]|\b(?:AND|UND|ET|Y)\b", re.ASCII)
 #: What may stand beside a projection in a view position without changing it.
 _BESIDE = re.compile(
-    r"\b(CHEST|THORAX|LUNGS?|CXR|ERECT|UPRIGHT|STANDING|SITTING|SEATED|SEMI|SUPINE|PRONE|LYING|PORTABLE|PORT|MOBILE"
+    r"\b(CHEST|TH?[OÓ]RAX|LUNGS?|CXR|ERECT|UPRIGHT|STANDING|SITTING|SEATED|SEMI|SEMIERECT|SEMIUPRIGHT|UPRT"
+    r"|SUPINE|PRONE|LYING|PORTABLE|PORT|MOBILE"
     r"|BED|BEDSIDE|BUCKY|WALL|TABLE|GRID|NO|NON|W|WO|WITH|WITHOUT|INSP\w*|EXP\w*|FULL|DEEP|VIEW|PROJECTION|POSITION"
+    r"|IM|DE|STEHEND|STEHEN|LIEGEND|LIEGEN|SITZEND|SITZEN|DEBOUT|COUCH(E|É)|PIE|RADIOGRAF(I|Í)A|XR|DX|CR|RX"
     r"|IN|OF|ADULT|CHILD|PEDIATRIC|LEFT|RIGHT|L|R|\d+)\b|胸部?|站立?位?|立位|坐位|仰?平?卧位?|床旁|吸气|呼气|位|片",
     re.ASCII,
 )
@@ -262,7 +267,8 @@ def _named(text: str) -> set[Projection]:
     named: set[Projection] = set()
     for part in _SEPARATORS.split(text):
         named |= _named_in_part(part)
-    return named
+    # "AP/PA" is frontal either way.
+    return {Projection.FRONTAL} if len(named) > 1 and named <= FRONTAL else named
 
 
 def _named_in_part(part: str) -> set[Projection]:

@@ -25,7 +25,10 @@ _DESCRIPTIONS = (
 _INSTITUTIONS = ("InstitutionName", "InstitutionalDepartmentName")
 #: SNOMED CT, SRT and older SNOMED, NCBI and ITIS taxonomy.
 _HUMAN_CODES = frozenset({"337915000", "L-85003", "L-85B00", "9606", "180092"})
-_HUMAN = re.compile(r"(HOMO( SAPIENS)?|HUMANS?( BEING)?|PERSON|PEOPLE|MENSCH|HUMAIN|HUMANO|UMANO|人类?|人體|ヒト|사람)")
+_HUMAN = re.compile(
+    r"(HOMO( SAPIENS){0,2}|H\.? ?SAPIENS|HUMANS?( BEING| PATIENT)?|PERSON|PEOPLE|MENSCH|HUMAIN|HUMANO|UMANO"
+    r"|人类?|人體|人類|ヒト|사람)"
+)
 #: PS3.3 C.7.6.1.1.1: directions of a four-legged body.
 _QUADRUPED_DIRECTION = re.compile(r"(LE|RT|D|V|CR|CD|R|M|L|PR|DI|PA|PL)+")
 _QUADRUPED_ALONE = re.compile(r".*(LE|RT|^D|^V|CR|CD)")
@@ -40,26 +43,28 @@ _PART = (
 _NOT_THE_ANIMAL = (
     r"(?!['’]?S?[\s-]*(BIT(E|ES|TEN)|SCRATCH\w*|KICK\w*|ATTACK\w*|RID(E|ER|ERS|ING)|RAC(E|ING)|FALL|FELL|ACCIDENT|INJUR\w*"
     r"|ALLERG\w*|DANDER|HAIR|FUR|FLU|INFLUENZA|POX|FEVER|LUNG|ARCH|VALV\w*|AORTIC|PERICARD\w*|GRAFT|PROSTHE\w*"
-    r"|BIOPROSTHE\w*|HEPARIN|OWNER|EXPOSURE|CONTACT|TOOTH|TEETH|FOSSA|SPACE|EMINENCE|IMPACT\w*))"
+    r"|BIOPROSTHE\w*|HEPARIN|OWNER|EXPOSURE|CONTACT|MILK|TOOTH|TEETH|FOSSA|SPACE|EMINENCE|IMPACT\w*))"
 )
 #: Before an animal's word: it did something to a person.
 _BY_THE_ANIMAL = (
     r"(?<!BY )(?<!BY A )(?<!FROM )(?<!FROM A )(?<!OFF )(?<!OFF A )(?<!OF A )(?<!WITH A )(?<!HORSE)(?<!SEA )"
+    r"(?<!SCOTTIE )(?<!SCOTTY )"
 )
 _ANIMALS = re.compile(
     rf"{_BY_THE_ANIMAL}\b(VETERIN\w*|VET MED|ANIMALS?|DOGS?|K9|CANIS|PUPP(Y|IES)|FELINES?|FELIS|KITTENS?|KITTY|EQUINE"
     rf"|EQUUS|HORSES?|PON(Y|IES)|FOALS?|MARE|STALLION|BOVINE|CATTLE|COW|CALF ELBOW|OVINE|SHEEP|PORCINE|PIGLETS?|SWINE"
     rf"|MINIPIG|CAPRINE|GOATS?|AVIAN|PARROTS?|REPTILES?|TORTOISES?|TURTLES?|LAGOMORPH|LEPORINE|RABBITS?|FERRETS?|HAMSTERS?"
     rf"|GUINEA PIGS?|RODENTS?|MURINE|RATS?|MICE|MACAQUES?|PRIMATES?|EXOTIC PET|PETS|HUND|KATZE|PFERD|CHIEN|CHEVAL"
-    rf"|PERRO|GATO)\b{_NOT_THE_ANIMAL}",
+    rf"|PERRO|GATO|HUNDE|WELPEN?|KANINCHEN|MEERSCHWEINCHEN|KLEINTIERE?|LAPIN|CONEJO|FELIN|POODLES?|BEAGLES?"
+    rf"|CHIHUAHUAS?|DACHSHUNDS?)\b{_NOT_THE_ANIMAL}",
     re.ASCII,
 )
 _CANINE = re.compile(
-    rf"\bCANINES?[\s,/-]+(\w+[\s,/-]+){{0,2}}?{_PART}\b|\b{_PART}[\s,/-]+(\w+[\s,/-]+)?CANINES?\b", re.ASCII
+    rf"\bCANIN(ES?)?[\s,/-]+(\w+[\s,/-]+){{0,2}}?{_PART}\b|\b{_PART}[\s,/-]+(\w+[\s,/-]+)?CANIN(ES?)?\b", re.ASCII
 )
 _CAT = re.compile(
     rf"{_BY_THE_ANIMAL}\bCATS?(?=\s*$|[\s,/-]+{_PART}\b){_NOT_THE_ANIMAL}(?!\s*-?\s*(SCAN|CT))"
-    r"|\bDOMESTIC (SHORT|LONG) ?HAIR",
+    rf"|\bDOMESTIC (SHORT|LONG) ?HAIR|\b(CHAT|VET)[\s,/-]+{_PART}\b|\bTHORAX[\s,/-]+CHAT\b",
     re.ASCII,
 )
 #: 犬 is also the tooth 犬齿, and both bite; 马 and 牛 stand in too many names of diseases.
@@ -118,7 +123,8 @@ def _stands_on_four_legs(header: Dataset) -> bool:
 
 
 def _names_an_animal(text: str, modality: str) -> bool:
-    words = re.sub(r"[_^.]", " ", text).upper()
+    # "DogThorax" is two words.
+    words = re.sub(r"[_^.]|(?<=[a-z])(?=[A-Z])", " ", text).upper()
     if _ANIMALS.search(words) or _CANINE.search(words) or _CHINESE.search(words):
         return True
     return modality not in _TOMOGRAPHY and bool(_CAT.search(words))

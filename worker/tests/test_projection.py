@@ -21,7 +21,23 @@ def code(value: str, meaning: str = "", *, modifier: str = "") -> list[Dataset]:
     return [item]
 
 
-@pytest.mark.parametrize("position", ["PA", "AP", "PA CHEST", "AP SUPINE", "AP PORTABLE", "FRONTAL", "CHEST PA ERECT"])
+@pytest.mark.parametrize(
+    "position",
+    [
+        "PA",
+        "AP",
+        "PA CHEST",
+        "AP SUPINE",
+        "AP PORTABLE",
+        "FRONTAL",
+        "CHEST PA ERECT",
+        "AP SEMIUPRIGHT",
+        "AP LIEGEND",
+        "PA STEHEND",
+        "TORAX PA",
+        "THORAX DE FACE",
+    ],
+)
 def test_a_frontal_position_is_frontal(position: str) -> None:
     assert projection_of(header(ViewPosition=position)).projection in FRONTAL
 
@@ -64,6 +80,16 @@ def test_every_other_position_is_not_frontal(position: str, projection: Projecti
 @pytest.mark.parametrize(
     ("description", "projection"),
     [
+        ("Thorax seitl.", Projection.LATERAL),
+        ("Seitenaufnahme", Projection.LATERAL),
+        ("Thorax laterolateral", Projection.LATERAL),
+        ("Thorax links anliegend", Projection.LATERAL),
+        ("TRANSTHORACIC", Projection.LATERAL),
+        ("LATCHEST", Projection.LATERAL),
+        ("CHEST AP/PA", Projection.FRONTAL),
+        ("胸部側位", Projection.LATERAL),
+        ("穿胸位", Projection.LATERAL),
+        ("Schrägaufnahme", Projection.OBLIQUE),
         ("CHEST LATERAL", Projection.LATERAL),
         ("Chest_LAT", Projection.LATERAL),
         ("ThoraxLAT", Projection.LATERAL),
