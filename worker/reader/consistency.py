@@ -16,19 +16,24 @@ _SIDES = frozenset({"left", "right"})
 #: Answer ids that say a finding is absent, and those that say it is there on both sides.
 _ABSENT = frozenset({"no", "none"})
 _BOTH = frozenset({"bilateral", "both"})
+#: A side that stands alone after a comma belongs to what stands before it: "Pneumothorax, left."
+_ALONE_EN = (
+    r"(?!(?:(?:on|in) )?(?:the )?(?:left|right|lt|rt|bilateral|both)(?:[- ]sided?)?(?: sides?)?\s*(?:[.;:,\n]|$))"
+)
+_ALONE_ZH = r"(?!(?:位于|在|见于)?(?:左|右|双|两)[侧肺]?(?:[。；：，,;.\n]|$))"
 #: Where one statement ends and the next begins.
 _CLAUSES = MappingProxyType(
     {
-        "en": re.compile(r"[.;:!?\n]+\s*|,\s*|\b(?:and|but|while|with|whereas)\b", re.IGNORECASE),
-        "zh": re.compile(r"[。；：！？，、,;.\n]+"),
+        "en": re.compile(rf"[.;:!?\n]+\s*|,\s*+{_ALONE_EN}|\b(?:and|but|while|with|whereas)\b", re.IGNORECASE),
+        "zh": re.compile(rf"[。；：！？，、,;.\n]+{_ALONE_ZH}"),
     }
 )
 _SIDE_WORDS = MappingProxyType(
     {
         "en": (
             (re.compile(r"\b(bilateral|both)\b", re.IGNORECASE), frozenset(_SIDES)),
-            (re.compile(r"\bleft(?:[- ]sided)?\b", re.IGNORECASE), frozenset({"left"})),
-            (re.compile(r"\bright(?:[- ]sided)?\b", re.IGNORECASE), frozenset({"right"})),
+            (re.compile(r"\b(?:left(?:[- ]sided)?|lt)\b", re.IGNORECASE), frozenset({"left"})),
+            (re.compile(r"\b(?:right(?:[- ]sided)?|rt)\b", re.IGNORECASE), frozenset({"right"})),
         ),
         "zh": (
             (re.compile("双|两侧|两肺"), frozenset(_SIDES)),
@@ -151,6 +156,9 @@ def _by_words(checks: Sequence[Check], clause: str, language: str) -> Said:
 
 def _place(name: str, clause: str, language: str) -> re.Match[str] | None:
     pattern = re.escape(name) if language == "zh" else rf"\b{re.escape(name)}(?:s|es)?\b"
+    if language == "en" and name.lower().startswith("pleural "):
+        # An effusion without a place is a pleural one.
+        pattern = rf"(?<!pericardial )\b(?:pleural )?{re.escape(name[len('pleural ') :])}(?:s|es)?\b"
     return re.search(pattern, clause, re.IGNORECASE)
 
 

@@ -36,6 +36,11 @@ def answer(check_id: str, answer_id: str, *, undetermined: bool = False) -> Chec
         ("en", "FINDINGS: Consolidation in the left lower lobe. IMPRESSION: Right lung consolidation."),
         ("en", "FINDINGS: Nodule in the right upper lobe, no effusion. IMPRESSION: Left lung nodule."),
         ("en", "FINDINGS: There is a left pleural effusion. IMPRESSION: Bilateral pleural effusions."),
+        ("en", "FINDINGS: Pneumothorax, right. IMPRESSION: Pneumothorax, left."),
+        ("en", "FINDINGS: Pneumothorax, on the right side. IMPRESSION: Lt pneumothorax."),
+        ("en", "FINDINGS: Rt pneumothorax. IMPRESSION: Left-sided pneumothorax."),
+        ("en", "FINDINGS: Right pleural effusion. IMPRESSION: Left effusion."),
+        ("zh", "检查所见：气胸，位于右侧。 印象：气胸，位于左侧。"),
         ("zh", "检查所见：右侧气胸。 印象：左侧气胸。"),
         ("zh", "检查所见：右侧胸腔可见气胸影。 印象：左侧气胸。"),
         ("zh", "检查所见：左肺可见结节影。 印象：右肺结节。"),
@@ -82,6 +87,10 @@ def test_a_check_that_names_the_other_side_stops_a_draft(
 @pytest.mark.parametrize(
     ("language", "text"),
     [
+        ("en", "FINDINGS: Right pneumothorax, left effusion. IMPRESSION: Right pneumothorax and left effusion."),
+        ("en", "FINDINGS: Right pleural effusion, left lung clear. IMPRESSION: Right effusion."),
+        ("en", "FINDINGS: Right pleural effusion. Pericardial effusion on the left. IMPRESSION: Right effusion."),
+        ("zh", "检查所见：右侧气胸，左侧胸腔积液。 印象：右侧气胸，左侧胸腔积液。"),
         ("en", "FINDINGS: A. IMPRESSION: B."),
         ("en", "FINDINGS: No left pneumothorax. IMPRESSION: Right pneumothorax."),
         ("en", "FINDINGS: Right pneumothorax and left pleural effusion. IMPRESSION: Left pleural effusion."),
