@@ -46,6 +46,7 @@ CALLING_AE_TITLE = Rejection(result=1, source=1, diagnostic=3, name="calling_ae_
 TOO_MANY = Rejection(result=2, source=3, diagnostic=2, name="local_limit_exceeded")
 TOO_MANY_OF_ONE = Rejection(result=2, source=3, diagnostic=2, name="local_limit_of_ae_title_exceeded")
 TOO_MANY_OF_ADDRESS = Rejection(result=2, source=3, diagnostic=2, name="local_limit_of_address_exceeded")
+INTERNAL = Rejection(result=2, source=2, diagnostic=1, name="internal_error")
 CONGESTED = Rejection(result=2, source=3, diagnostic=1, name="temporary_congestion")
 
 

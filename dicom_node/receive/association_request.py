@@ -18,14 +18,15 @@ _ITEM = struct.Struct(">BxH")
 # PS3.8 9.3.2, 9.3.2.2, D.1.
 _APPLICATION_CONTEXT, _PRESENTATION_CONTEXT, _USER_INFORMATION = 0x10, 0x20, 0x50
 _ABSTRACT_SYNTAX, _TRANSFER_SYNTAX, _MAXIMUM_LENGTH, _IMPLEMENTATION_CLASS_UID = 0x30, 0x40, 0x51, 0x52
-#: PS3.7 A.2.1, the only application context there is. It is neither a SOP class nor a transfer syntax, so it also
-#: stands where a context names none that could be one: no such context is ever accepted.
+#: PS3.7 A.2.1, the only application context there is. It is no SOP class, so it also stands where a context names none.
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
+#: Stands where a context names no transfer syntax; it is none, so that the context is answered and never accepted.
+_NO_TRANSFER_SYNTAX = "2.25.0"
 #: Stands for a title that is none, in the request that pynetdicom sees; such a request is rejected by what we read.
 _NO_TITLE = "UNKNOWN"
 #: PS3.5 6.2 AE: the default repertoire without backslash and control characters; blanks around it do not count.
 _TITLE = re.compile(r"[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]*[\x21-\x5b\x5d-\x7e])?")
-_UID = re.compile(r"[0-9.]{1,64}")
+_UID = re.compile(r"(?=.{1,64}\Z)(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))*")
 #: Where a peer does not say how long a PDU it takes.
 _UNSTATED_PDU_BYTES = 16384
 
@@ -62,7 +63,7 @@ class AssociationRequest:
         for context in self.contexts:
             content = bytes((context.context_id, 0, 0, 0))
             content += _item(_ABSTRACT_SYNTAX, (context.abstract_syntax or APPLICATION_CONTEXT).encode("ascii"))
-            for syntax in context.transfer_syntaxes or (APPLICATION_CONTEXT,):
+            for syntax in context.transfer_syntaxes or (_NO_TRANSFER_SYNTAX,):
                 content += _item(_TRANSFER_SYNTAX, syntax.encode("ascii"))
             body += _item(_PRESENTATION_CONTEXT, content)
         # Of the other sub-items none changes our answer: we take no roles, no window and no identity (PS3.7 D.3.3).

@@ -22,7 +22,7 @@ from pynetdicom.transport import AddressInformation, AssociationServer, Associat
 from casebook.logs import get_logger
 from casebook.settings import ListenerSettings, Settings
 from dicom_node.objects.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Envelope
-from dicom_node.receive.admission import VERIFICATION, Connected, Register, contexts_for
+from dicom_node.receive.admission import INTERNAL, VERIFICATION, Connected, Register, contexts_for
 from dicom_node.receive.association_request import AssociationRequest, ProposedContext, printable
 from dicom_node.receive.storage_service import StorageService
 from dicom_node.receive.upper_layer import FastAssociation, breaches
@@ -237,6 +237,15 @@ class Associations:
 
     def _on_requested(self, event: Any) -> None:
         association = event.assoc
+        try:
+            self._decide(association)
+        except Exception:  # noqa: BLE001 - logged with its place
+            # Process edge: pynetdicom would log it and accept whoever asks.
+            _log.exception("association_rejected", reason=INTERNAL.name, peer=association.requestor.address)
+            association.acse.send_reject(INTERNAL.result, INTERNAL.source, INTERNAL.diagnostic)
+            association.kill()
+
+    def _decide(self, association: Any) -> None:
         request = association.asked_for
         rejection = self._register.admit(
             association,
