@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from casebook.logs import get_logger
 from casebook.settings import ListenerSettings
-from dicom_node.receive.admission import MAX_REJECTING, Register
+from dicom_node.receive.admission import MAX_REJECTING, Connected, Register
 
 #: Connections that have not sent a byte yet; more are closed at once.
 _MAX_SILENT_CONNECTIONS = 1024
@@ -31,7 +31,7 @@ class Taker(Protocol):
         """Associations that run or are about to, admitted or not."""
         ...
 
-    def take(self, connection: socket.socket, address: Any) -> None:
+    def take(self, connection: socket.socket, address: Any, connected: Connected) -> None:
         """Take over a connection whose first byte has come."""
         ...
 
@@ -142,10 +142,16 @@ class Acceptor:
             has_data = False
         selector.unregister(connection)
         address = self._forget(connection)
-        if has_data:
-            self._taker.take(connection, address)
-        else:
+        if not has_data:
             connection.close()
+            return
+        # Here, where connections come in one by one: what is handed to a child counts before the child has looked.
+        connected = self._register.connect(address[0])
+        if connected is None:
+            _log.warning("connection_refused", peer=address[0], reason="too_many_of_one_address")
+            connection.close()
+        else:
+            self._taker.take(connection, address, connected)
 
     def _close_overdue(self, selector: selectors.BaseSelector) -> None:
         # Insertion order is deadline order.

@@ -64,10 +64,12 @@ _MAX_IN_HANDSHAKE = 256
 class Connected:
     """One connection from its first byte on, as its address is charged with it."""
 
-    __slots__ = ("_end", "is_within_limit")
+    __slots__ = ("_end", "is_within_limit", "number")
 
-    def __init__(self, end: Callable[[], None], *, is_within_limit: bool) -> None:
+    def __init__(self, number: int, end: Callable[[], None], *, is_within_limit: bool) -> None:
         self._end: Callable[[], None] | None = end
+        #: Names it to another process, which goes on with it by `Register.go_on`.
+        self.number = number
         #: False for one that is only taken to be told that there are too many.
         self.is_within_limit = is_within_limit
 
@@ -127,7 +129,11 @@ class Register:
                 return None
             number = places.index(_FREE)
             self._addresses.put(number, taken)
-        return Connected(lambda: self._disconnect(number), is_within_limit=count < limit)
+        return self.go_on(number, is_within_limit=count < limit)
+
+    def go_on(self, number: int, *, is_within_limit: bool) -> Connected:
+        """Return a connection that another process has charged; it is ended here and no longer there."""
+        return Connected(number, lambda: self._disconnect(number), is_within_limit=is_within_limit)
 
     def _disconnect(self, number: int) -> None:
         with self._lock:

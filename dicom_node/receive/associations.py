@@ -160,13 +160,9 @@ class Associations:
         """Association threads that run, admitted or not."""
         return self._running.value
 
-    def take(self, connection: socket.socket, address: Any) -> None:
+    def take(self, connection: socket.socket, address: Any, connected: Connected) -> None:
         """Make an association of a connection whose first byte has come."""
-        connected = self._register.connect(address[0])
-        if connected is None:
-            _log.warning("connection_refused", peer=address[0], reason="too_many_of_one_address")
-            connection.close()
-        elif self._handshakes is None:
+        if self._handshakes is None:
             self._start_association(connection, address, connected)
         else:
             self._handshakes.begin(

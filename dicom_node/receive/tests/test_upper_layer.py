@@ -472,7 +472,7 @@ def test_an_answer_waits_for_room_on_a_descriptor_above_1023() -> None:
     high = socket.socket(fileno=fcntl.fcntl(ours.fileno(), fcntl.F_DUPFD, 1100))
     high.setblocking(False)
     wake = os.eventfd(0, os.EFD_NONBLOCK)
-    layer = upper_layer.FastAssociation(AE(), "acceptor").dul
+    layer: Any = upper_layer.FastAssociation(AE(), "acceptor").dul
     layer.socket = SimpleNamespace(socket=high)
     layer._inflow = Inflow(high, wake, 5.0)
     content = bytes(4_000_000)
