@@ -19,9 +19,13 @@ def _fuzz(n: int) -> tuple[Sequence[int], Mapping[str, object] | None]:
     with tempfile.TemporaryDirectory(prefix="wetread-fuzz-") as folder:
         outcome = listener_fuzz.fuzz(Path(folder), n)
         events = listener_fuzz.log_summary(Path(folder) / "data.log")
-    print(json.dumps(asdict(outcome), indent=1))
+    with tempfile.TemporaryDirectory(prefix="wetread-fuzz-") as folder:
+        # One damaged request for an association to five damaged associations.
+        asked = listener_fuzz.fuzz_requests(Path(folder), n // 5)
+    result = asdict(outcome) | {"damaged_requests": asdict(asked)}
+    print(json.dumps(result, indent=1))
     print(json.dumps(dict(events.most_common()), indent=1))
-    return [listener_fuzz.SEED], asdict(outcome) if outcome.is_clean else None
+    return [listener_fuzz.SEED], result if outcome.is_clean and asked.is_clean else None
 
 
 def _kills(n: int) -> tuple[Sequence[int], Mapping[str, object] | None]:

@@ -148,6 +148,8 @@ class VoidComparison(Exception):
 def _ours(folder: Path, name: str, **options: object) -> Iterator[Receiver]:
     # The settings a site gets that changes nothing.
     shipped = ListenerSettings().model_dump(mode="json", exclude={"port"})
+    # All senders of a benchmark have one address.
+    shipped["max_associations_per_address"] = shipped["max_associations"]
     with listener(folder / "data", options=shipped | options) as running:
         inbox = running.data_directory / "inbox"
         yield Receiver(

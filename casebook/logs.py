@@ -53,6 +53,7 @@ ALLOWED_KEYS = frozenset(
         "free_bytes",
         "lag_s",
         "ae_title",
+        "called_ae_title",
         "peer",
         "port",
         "host",

@@ -169,6 +169,9 @@ class ListenerSettings(_Frozen):
     """Associations at one time, all senders together."""
     max_associations_per_ae: int = Field(default=50, ge=1)
     """Associations at one time of one calling AE title."""
+    max_associations_per_address: int = Field(default=50, ge=1)
+    """Connections at one time from one address, from their first byte on, whatever titles they state. Below
+    `max_associations`, one address cannot hold every place; one that forwards for many senders may need more."""
     max_pdu_bytes: int = Field(default=262144, ge=4096)
     """Longest P-DATA PDU we accept."""
     acse_timeout_s: float = Field(default=5.0, gt=0)

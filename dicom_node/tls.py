@@ -67,25 +67,42 @@ class Handshakes:
         self._context = server_context(settings)
         self._free = threading.BoundedSemaphore(_MAX_HANDSHAKES)
 
-    def begin(self, connection: socket.socket, address: Any, done: Callable[[ssl.SSLSocket, Any], None]) -> None:
-        """Shake hands in a thread; `done` gets the encrypted connection, a failed one is closed."""
+    def begin(
+        self,
+        connection: socket.socket,
+        address: Any,
+        done: Callable[[ssl.SSLSocket, Any], None],
+        failed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Shake hands in a thread; `done` gets the encrypted connection, a failed one is closed and `failed` told."""
         if not self._free.acquire(blocking=False):
             _log.warning("connection_refused", peer=address[0], reason="too_many_handshakes")
             connection.close()
+            failed()
             return
-        arguments = (connection, address, done)
+        arguments = (connection, address, done, failed)
         try:
             threading.Thread(target=self._run, args=arguments, name=f"handshake@{address[0]}", daemon=True).start()
         except RuntimeError:
             self._free.release()
             _log.warning("connection_refused", peer=address[0], reason="no_thread_for_the_handshake")
             connection.close()
+            failed()
 
-    def _run(self, connection: socket.socket, address: Any, done: Callable[[ssl.SSLSocket, Any], None]) -> None:
+    def _run(
+        self,
+        connection: socket.socket,
+        address: Any,
+        done: Callable[[ssl.SSLSocket, Any], None],
+        failed: Callable[[], None],
+    ) -> None:
+        encrypted = None
         try:
             encrypted = self._shake(connection, address)
         finally:
             self._free.release()
+            if encrypted is None:
+                failed()
         if encrypted is not None:
             done(encrypted, address)
 

@@ -18,10 +18,21 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
 
-from benchmarks.raw_sender import ASSOCIATE_RQ, CT_IMAGE, KINDS, LOOPBACK, SECONDARY_CAPTURE, Association
+from benchmarks.raw_sender import (
+    ABORT,
+    ASSOCIATE_AC,
+    ASSOCIATE_RJ,
+    ASSOCIATE_RQ,
+    CT_IMAGE,
+    KINDS,
+    LOOPBACK,
+    SECONDARY_CAPTURE,
+    Association,
+    associate_request,
+)
 from integration_tests import foreign
 from integration_tests.listener_process import ListenerProcess, finished, listener, stores_one, wait_until_indexed
-from integration_tests.pdu_mutations import mutate
+from integration_tests.pdu_mutations import mutate, mutate_request
 from integration_tests.wire_tap import Tap, split_pdus, tap
 
 SEED = 7
@@ -32,6 +43,8 @@ _NETWORK_TIMEOUT_S = 1.0
 #: The receiver has both timeouts, and some time to notice.
 _LONGEST_HOLD_S = _ACSE_TIMEOUT_S + _NETWORK_TIMEOUT_S + 8.0
 _ALLOWED_GROWTH_BYTES = 32 * 2**20
+#: An answer takes no longer than the time-out; a busy machine gets some more to run both sides.
+_LONGEST_ANSWER_S = _ACSE_TIMEOUT_S + 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +81,88 @@ class Outcome:
             and self.is_alive
             and self.still_receives
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestOutcome:
+    """What damaged requests for an association showed; each has one of the first four ends."""
+
+    requests: int
+    accepted: int
+    rejected: int
+    aborted: int
+    #: Of a request that never became whole.
+    closed: int
+    #: Neither answered nor closed within the ACSE time-out, or answered by something else.
+    unanswered: int
+    threads_leaked: int
+    descriptors_leaked: int
+    is_alive: bool
+    still_receives: bool
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is to be complained about."""
+        nothing = self.unanswered or self.threads_leaked or self.descriptors_leaked
+        return not nothing and self.is_alive and self.still_receives
+
+
+def fuzz_requests(folder: Path, n: int, *, seed: int = SEED) -> RequestOutcome:
+    """Ask a fresh listener for associations by damaged requests, each of which has to be answered in time.
+
+    Parameters
+    ----------
+    folder
+        Empty.
+    n
+        Requests to send.
+    seed
+        With its number, makes each request.
+    """
+    options = {"acse_timeout_s": _ACSE_TIMEOUT_S, "network_timeout_s": _NETWORK_TIMEOUT_S}
+    with listener(folder / "data", options=options) as running:
+        # What is loaded on first use is part of the base.
+        for number in range(4):
+            stores_one(running.port, number)
+        base = running.resources()
+        with ThreadPoolExecutor(_CLIENTS) as pool:
+            ends = Counter(pool.map(partial(_ask_number, running.port, seed), range(n)))
+        with suppress(TimeoutError):
+            running.wait_until_idle(base, timeout_s=_LONGEST_HOLD_S)
+        is_alive = running.running.poll() is None
+        left = running.resources() if is_alive else base
+        return RequestOutcome(
+            requests=sum(ends.values()),
+            accepted=ends["accepted"],
+            rejected=ends["rejected"],
+            aborted=ends["aborted"],
+            closed=ends["closed"],
+            unanswered=ends["unanswered"],
+            threads_leaked=max(0, left.threads - base.threads),
+            descriptors_leaked=max(0, left.descriptors - base.descriptors),
+            is_alive=is_alive,
+            still_receives=is_alive and stores_one(running.port, 999_999),
+        )
+
+
+def _ask_number(port: int, seed: int, number: int) -> str:
+    request = mutate_request(associate_request(), Random(f"{seed}:{number}"))
+    is_whole = len(request) >= 6 + int.from_bytes(request[2:6], "big")
+    deadline = time.monotonic() + _LONGEST_ANSWER_S
+    with closing(socket.create_connection((LOOPBACK, port), timeout=5.0)) as connection:
+        connection.sendall(request)
+        # Our side stays open: the answer does not wait for us to go.
+        connection.settimeout(max(0.1, deadline - time.monotonic()))
+        try:
+            kind = connection.recv(1)
+        except ConnectionResetError:
+            kind = b""
+        except TimeoutError:
+            return "unanswered"
+    if not kind:
+        return "unanswered" if is_whole else "closed"
+    answers = {ASSOCIATE_AC: "accepted", ASSOCIATE_RJ: "rejected", ABORT: "aborted"}
+    return answers.get(kind[0], "unanswered")
 
 
 def record(running: ListenerProcess, folder: Path) -> list[list[bytes]]:

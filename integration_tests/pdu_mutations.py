@@ -36,6 +36,122 @@ def mutate(recorded: Sequence[bytes], random: Random) -> list[bytes]:
     return [bytes(one) for one in pdus if one]
 
 
+def mutate_request(recorded: bytes, random: Random) -> bytes:
+    """Return a damaged A-ASSOCIATE-RQ (PS3.8 9.3.2); most are whole by their length, so that what they say is read.
+
+    Parameters
+    ----------
+    recorded
+        An intact one.
+    random
+        Decides everything.
+    """
+    fixed, items = bytearray(recorded[6:74]), _split_items(recorded[74:])
+    for _ in range(random.choice((1, 1, 2, 3))):
+        random.choice(_REQUEST_MUTATIONS)(fixed, items, random)
+    body = bytes(fixed) + b"".join(_join(kind, value) for kind, value in items)
+    if random.random() < 0.3:
+        damaged = bytearray(body)
+        for _ in range(random.randint(1, 8)):
+            damaged[random.randrange(len(damaged))] = random.randrange(256)
+        body = bytes(damaged)
+    length = len(body) if random.random() < 0.9 else max(0, len(body) + random.choice((-1, 1, -40, 400)))
+    return struct.pack(">BBI", ASSOCIATE_RQ, 0, length) + body
+
+
+Items = list[tuple[int, bytes]]
+
+
+def _split_items(content: bytes) -> Items:
+    found = []
+    while content:
+        length = int.from_bytes(content[2:4], "big")
+        found.append((content[0], content[4 : 4 + length]))
+        content = content[4 + length :]
+    return found
+
+
+def _join(kind: int, value: bytes) -> bytes:
+    return struct.pack(">BBH", kind, 0, len(value)) + value
+
+
+def _change_title(fixed: bytearray, _items: Items, random: Random) -> None:
+    title = random.choice(
+        (bytes(16), b" " * 16, random.randbytes(16), b"CT01".ljust(16, b"\0"), b"WETREAD".ljust(16, b"\0"))
+    )
+    at = random.choice((4, 20))
+    fixed[at : at + 16] = title
+
+
+def _change_version(fixed: bytearray, _items: Items, random: Random) -> None:
+    fixed[0:2] = random.choice((b"\0\0", b"\0\2", b"\0\3", b"\xff\xff"))
+
+
+def _drop_item(_fixed: bytearray, items: Items, random: Random) -> None:
+    if items:
+        del items[random.randrange(len(items))]
+
+
+def _repeat_item(_fixed: bytearray, items: Items, random: Random) -> None:
+    if items:
+        items.insert(random.randrange(len(items)), random.choice(items))
+
+
+def _add_unknown_item(_fixed: bytearray, items: Items, random: Random) -> None:
+    unknown = (random.choice((0, 0x11, 0x5F, 0x7F, 0xFF)), random.randbytes(random.randint(0, 40)))
+    inside = [number for number, (kind, _) in enumerate(items) if kind in {0x20, 0x50}]
+    if inside and random.random() < 0.7:
+        number = random.choice(inside)
+        items[number] = (items[number][0], items[number][1] + _join(*unknown))
+    else:
+        items.insert(random.randrange(len(items) + 1), unknown)
+
+
+def _change_context(_fixed: bytearray, items: Items, random: Random) -> None:
+    # Identifier, or one of the names inside: gone, empty, too long, no UID, of another kind.
+    contexts = [number for number, (kind, _) in enumerate(items) if kind == 0x20]
+    if not contexts:
+        return
+    number = random.choice(contexts)
+    head, inner = items[number][1][:4], _split_items(items[number][1][4:])
+    if random.random() < 0.3:
+        head = bytes((random.choice((0, 1, 2, 3, 254, 255)),)) + head[1:]
+    elif inner:
+        which = random.randrange(len(inner))
+        kind = inner[which][0]
+        values = (b"", b"\0", b"1.2.840.10008.1.2.1\0", b"9" * 65, b"1.02.3", random.randbytes(20), b"1.2.3")
+        if random.random() < 0.3:
+            del inner[which]
+        else:
+            inner[which] = (random.choice((kind, kind, kind, 0x30, 0x40, 0x41)), random.choice(values))
+    items[number] = (0x20, head + b"".join(_join(*one) for one in inner))
+
+
+def _change_user_item(_fixed: bytearray, items: Items, random: Random) -> None:
+    for number, (kind, value) in enumerate(items):
+        if kind == 0x50:
+            inner = _split_items(value)
+            added = (random.randrange(0x51, 0x5A), random.randbytes(random.randint(0, 40)))
+            if inner and random.random() < 0.5:
+                inner[random.randrange(len(inner))] = added
+            else:
+                inner.append(added)
+            items[number] = (kind, b"".join(_join(*one) for one in inner))
+            return
+
+
+_REQUEST_MUTATIONS: tuple[Callable[[bytearray, Items, Random], None], ...] = (
+    _change_title,
+    _change_version,
+    _drop_item,
+    _repeat_item,
+    _add_unknown_item,
+    _change_context,
+    _change_context,
+    _change_user_item,
+)
+
+
 def _flip_bits(pdus: Pdus, where: int, random: Random) -> None:
     for _ in range(random.randint(1, 8)):
         if pdus[where]:

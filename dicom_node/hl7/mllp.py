@@ -143,8 +143,10 @@ class MllpClient:
 
     def _is_spent(self, connection: socket.socket) -> bool:
         # An idle connection that can be read was closed by the peer or holds what nobody asked for.
-        readable, _, _ = select.select([connection], [], [], 0)
-        return bool(readable or self._received)
+        # Not select, which knows no descriptor above 1023.
+        readable = select.poll()
+        readable.register(connection, select.POLLIN)
+        return bool(readable.poll(0) or self._received)
 
     def _frame(self, deadline: float) -> bytes:
         """Return the next frame; what stands between frames is dropped."""

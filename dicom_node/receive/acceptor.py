@@ -7,16 +7,17 @@ import selectors
 import socket
 import threading
 import time
+from collections import Counter
 from typing import Any, Protocol
 
 from casebook.logs import get_logger
 from casebook.settings import ListenerSettings
-from dicom_node.receive.admission import Register
+from dicom_node.receive.admission import MAX_REJECTING, Connected, Register
 
 #: Connections that have not sent a byte yet; more are closed at once.
 _MAX_SILENT_CONNECTIONS = 1024
-#: Connections beyond the association limit that still get a proper A-ASSOCIATE-RJ instead of a closed socket.
-_MAX_REJECTING = 32
+#: And of one address.
+_MAX_SILENT_OF_ADDRESS = 512
 _BACKLOG = 128
 _LONGEST_WAIT_S = 5.0
 _log = get_logger(__name__)
@@ -30,7 +31,7 @@ class Taker(Protocol):
         """Associations that run or are about to, admitted or not."""
         ...
 
-    def take(self, connection: socket.socket, address: Any) -> None:
+    def take(self, connection: socket.socket, address: Any, connected: Connected) -> None:
         """Take over a connection whose first byte has come."""
         ...
 
@@ -53,6 +54,7 @@ class Acceptor:
         self._listening = socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
         self.port: int = self._listening.getsockname()[1]
         self._silent: dict[socket.socket, tuple[float, Any]] = {}
+        self._silent_of: Counter[str] = Counter()
         self._stopping = threading.Event()
         self._told, self._teller = socket.socketpair()
         self._thread = threading.Thread(target=self._accept, name="acceptor", daemon=True)
@@ -111,15 +113,18 @@ class Acceptor:
             if not self._register.allows_address(address[0]):
                 _log.warning("connection_refused", peer=address[0], reason="network_not_allowed")
                 connection.close()
-            elif len(self._silent) >= _MAX_SILENT_CONNECTIONS or self._has_too_many_threads():
+            elif self._has_too_many(address[0]):
                 connection.close()
             else:
                 self._prepare(connection)
                 self._silent[connection] = (time.monotonic() + self._settings.acse_timeout_s, address)
+                self._silent_of[address[0]] += 1
                 selector.register(connection, selectors.EVENT_READ)
 
-    def _has_too_many_threads(self) -> bool:
-        return self._taker.running >= self._settings.max_associations + _MAX_REJECTING
+    def _has_too_many(self, address: str) -> bool:
+        if len(self._silent) >= _MAX_SILENT_CONNECTIONS or self._silent_of[address] >= _MAX_SILENT_OF_ADDRESS:
+            return True
+        return self._taker.running >= self._settings.max_associations + MAX_REJECTING
 
     def _prepare(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -136,11 +141,17 @@ class Acceptor:
         except OSError:
             has_data = False
         selector.unregister(connection)
-        _, address = self._silent.pop(connection)
-        if has_data:
-            self._taker.take(connection, address)
-        else:
+        address = self._forget(connection)
+        if not has_data:
             connection.close()
+            return
+        # Here, where connections come in one by one: what is handed to a child counts before the child has looked.
+        connected = self._register.connect(address[0])
+        if connected is None:
+            _log.warning("connection_refused", peer=address[0], reason="too_many_of_one_address")
+            connection.close()
+        else:
+            self._taker.take(connection, address, connected)
 
     def _close_overdue(self, selector: selectors.BaseSelector) -> None:
         # Insertion order is deadline order.
@@ -150,5 +161,12 @@ class Acceptor:
             if deadline > now:
                 return
             selector.unregister(connection)
-            del self._silent[connection]
+            self._forget(connection)
             connection.close()
+
+    def _forget(self, connection: socket.socket) -> Any:
+        _, address = self._silent.pop(connection)
+        self._silent_of[address[0]] -= 1
+        if not self._silent_of[address[0]]:
+            del self._silent_of[address[0]]
+        return address

@@ -4,6 +4,7 @@ The fast data phase leans on names of pynetdicom that are not its public interfa
 stock loop takes over, slower and just as durable, and says so loudly.
 """
 
+import contextlib
 import socket
 import threading
 import time
@@ -21,7 +22,8 @@ from pynetdicom.transport import AddressInformation, AssociationServer, Associat
 from casebook.logs import get_logger
 from casebook.settings import ListenerSettings, Settings
 from dicom_node.objects.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Envelope
-from dicom_node.receive.admission import VERIFICATION, Register, contexts_for
+from dicom_node.receive.admission import INTERNAL, VERIFICATION, Connected, Register, contexts_for
+from dicom_node.receive.association_request import AssociationRequest, ProposedContext, printable
 from dicom_node.receive.storage_service import StorageService
 from dicom_node.receive.upper_layer import FastAssociation, breaches
 from dicom_node.tls import Handshakes
@@ -49,6 +51,27 @@ class StockAssociation(Association):
             return
         super()._serve_request(msg, context_id)
 
+    @property
+    def asked_for(self) -> AssociationRequest:
+        """What the peer asks for, as pynetdicom read it."""
+        found: Any = self.requestor.primitive
+        return AssociationRequest(
+            speaks_our_version=True,
+            called_ae_title=found.called_ae_title.strip(),
+            calling_ae_title=found.calling_ae_title.strip(),
+            repeated=b"",
+            application_context=str(found.application_context_name),
+            contexts=tuple(
+                ProposedContext(
+                    context_id=one.context_id,
+                    abstract_syntax=str(one.abstract_syntax),
+                    transfer_syntaxes=tuple(map(str, one.transfer_syntax)),
+                )
+                for one in found.presentation_context_definition_list
+            ),
+            longest_pdu_bytes=found.maximum_length_received or 0,
+        )
+
     def finish(self) -> None:
         """End after the object in flight; the stock loop cannot tell when that is."""
         if self.is_established:
@@ -62,6 +85,7 @@ class AssociationStarter(RequestHandler):
         server: Any = self.server
         association = _counted(FastAssociation if is_fast() else StockAssociation)(self.ae, MODE_ACCEPTOR)
         association._server = server  # noqa: SLF001 - as RequestHandler does
+        association.connected = server.connected.pop(self.request)
         association.name = f"AcceptorThread@{self.client_address[0]}:{self.client_address[1]}"
         association.set_socket(AssociationSocket(association, client_socket=self.request))
         acceptor = association.acceptor
@@ -91,8 +115,15 @@ def _counted(kind: type[Any]) -> type[Any]:
             server = self._server
             try:
                 super().run_reactor()
+            except Exception:  # noqa: BLE001 - logged with its place
+                # Process edge: whatever fails here, the peer learns it, and nothing stays with us.
+                _log.exception("association_failed", peer=self.requestor.address)
+                with contextlib.suppress(Exception):
+                    self._abort_blocking()
+                self.kill()
             finally:
                 server.register.leave(self)
+                self.connected.end()
                 server.left()
 
         def start(self) -> None:
@@ -101,6 +132,7 @@ def _counted(kind: type[Any]) -> type[Any]:
                 super().start()
             except BaseException:
                 # No thread, so nobody else would count it out.
+                self.connected.end()
                 self._server.left()
                 raise
 
@@ -128,12 +160,17 @@ class Associations:
         """Association threads that run, admitted or not."""
         return self._running.value
 
-    def take(self, connection: socket.socket, address: Any) -> None:
+    def take(self, connection: socket.socket, address: Any, connected: Connected) -> None:
         """Make an association of a connection whose first byte has come."""
         if self._handshakes is None:
-            self._start_association(connection, address)
+            self._start_association(connection, address, connected)
         else:
-            self._handshakes.begin(connection, address, self._start_association)
+            self._handshakes.begin(
+                connection,
+                address,
+                lambda encrypted, peer: self._start_association(encrypted, peer, connected),
+                connected.end,
+            )
 
     def stop(self, grace_s: float = 10.0) -> None:
         """Finish the objects in flight and end every association."""
@@ -178,35 +215,49 @@ class Associations:
         server.storage_service = self._storage_service
         server.register = self._register
         server.running = self._running
+        server.connected = {}
         return server
 
-    def _start_association(self, connection: socket.socket, address: Any) -> None:
+    def _start_association(self, connection: socket.socket, address: Any, connected: Connected) -> None:
         # From here on pynetdicom's timeouts rule (ARTIM, network).
         connection.settimeout(self._settings.network_timeout_s)
+        self._server.connected[connection] = connected
         try:
             self._server.process_request(connection, address)
         except Exception:  # noqa: BLE001 - logged with its place
             # Process edge: one connection must not end the acceptor.
             _log.exception("association_not_started", peer=address[0])
+            self._server.connected.pop(connection, None)
+            connected.end()
             connection.close()
 
     def _on_requested(self, event: Any) -> None:
         association = event.assoc
-        request = association.requestor.primitive
+        try:
+            self._decide(association)
+        except Exception:  # noqa: BLE001 - logged with its place
+            # Process edge: pynetdicom would log it and accept whoever asks.
+            _log.exception("association_rejected", reason=INTERNAL.name, peer=association.requestor.address)
+            association.acse.send_reject(INTERNAL.result, INTERNAL.source, INTERNAL.diagnostic)
+            association.kill()
+
+    def _decide(self, association: Any) -> None:
+        request = association.asked_for
         rejection = self._register.admit(
             association,
-            called=request.called_ae_title,
-            calling=request.calling_ae_title,
+            request,
             has_room=self._storage_service.is_open,
-            application_context=str(request.application_context_name),
+            is_within_limit=association.connected.is_within_limit,
         )
         if rejection is None:
-            association.acceptor.supported_contexts = contexts_for(request.presentation_context_definition_list)
+            proposed = association.requestor.primitive.presentation_context_definition_list
+            association.acceptor.supported_contexts = contexts_for(proposed)
             return
         _log.warning(
             "association_rejected",
             reason=rejection.name,
-            ae_title=request.calling_ae_title.strip(),
+            ae_title=printable(request.calling_ae_title),
+            called_ae_title=printable(request.called_ae_title),
             peer=association.requestor.address,
         )
         association.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
@@ -239,6 +290,8 @@ class _Server(AssociationServer):
     register: Register
     #: Of association threads that run, admitted or not.
     running: c_int64
+    #: Connections that are about to become associations.
+    connected: dict[socket.socket, Connected]
     _lock = threading.Lock()
 
     def server_bind(self) -> None:

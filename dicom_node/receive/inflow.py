@@ -17,7 +17,7 @@ class Closed(Exception):
 
 
 class Invalid(Exception):
-    """The peer sent what the protocol does not allow."""
+    """The peer sent what the protocol does not allow; says what, as a name for the log."""
 
 
 class Stalled(Exception):
@@ -102,4 +102,4 @@ class Inflow:
             self.buffer[:rest] = self.buffer[self.position : self.end]
             self.position, self.end = 0, rest
         if rest == len(self.buffer):
-            raise Invalid
+            raise Invalid("pdu_too_long")

@@ -13,6 +13,7 @@ restores, sweeps and indexes, as after a power cut.
 import os
 import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from casebook.logs import get_logger
 from casebook.settings import Settings
 from dicom_node.index.indexer import Indexer
 from dicom_node.index.recorder_process import RecorderProcess, RemoteRecorder
-from dicom_node.receive.admission import Register
+from dicom_node.receive.admission import Connected, Register
 from dicom_node.receive.associations import Associations
 from dicom_node.receive.storage_service import StorageService
 from dicom_node.storage.acknowledgements import AcknowledgementClock
@@ -44,6 +45,8 @@ _HEARTBEAT_S = 1.0
 #: A child that is told to stop finishes its associations and its line, and may take this long.
 _LONGEST_END_S = 25.0
 _CONNECTION, _STOP = b"c", b"s"
+#: `_CONNECTION`, its number in the register, whether it is within the limit of its address.
+_ORDER = struct.Struct("<cI?")
 _log = get_logger(__name__)
 
 
@@ -94,13 +97,14 @@ class ReceivingProcesses:
             self._forwarding.append(thread)
             thread.start()
 
-    def take(self, connection: socket.socket, address: Any) -> None:
+    def take(self, connection: socket.socket, address: Any, connected: Connected) -> None:
         """Hand a connection to the child that has the fewest."""
         child = min(self._children, key=lambda one: (one.load, one.handed))
         with connection:
             try:
-                child.hand_over(connection)
+                child.hand_over(connection, connected)
             except OSError as error:
+                connected.end()
                 reason = "receiving_process_takes_none"
                 _log.error("connection_refused", peer=address[0], reason=reason, error=type(error).__name__)
 
@@ -152,8 +156,9 @@ class _Child:
         self._ours.close()
         self._questions.close()
 
-    def hand_over(self, connection: socket.socket) -> None:
-        socket.send_fds(self._ours, [_CONNECTION], [connection.fileno()])
+    def hand_over(self, connection: socket.socket, connected: Connected) -> None:
+        order = _ORDER.pack(_CONNECTION, connected.number, connected.is_within_limit)
+        socket.send_fds(self._ours, [order], [connection.fileno()])
         self.handed += 1
 
     def tell_to_stop(self) -> None:
@@ -223,6 +228,7 @@ class _Work:
         acknowledgements: AcknowledgementClock,
     ) -> None:
         self._child = child
+        self._register = register
         self._inbox = SharedInbox(
             settings.data_directory, journal_name=str(child.number + 1), acknowledgements=acknowledgements
         )
@@ -254,25 +260,28 @@ class _Work:
 
     def _take_order(self) -> bool:
         try:
-            order, descriptors, _, _ = socket.recv_fds(self._child.orders, 1, 1)
+            order, descriptors, _, _ = socket.recv_fds(self._child.orders, _ORDER.size, 1)
         except TimeoutError:
             return True
         if not order:
             # The listener was killed, and the next one waits for the inbox.
             os._exit(1)
-        if order == _CONNECTION:
-            self._take(descriptors)
+        if order != _STOP:
+            _, number, is_within_limit = _ORDER.unpack(order)
+            self._take(descriptors, self._register.go_on(number, is_within_limit=is_within_limit))
         return order != _STOP
 
-    def _take(self, descriptors: list[int]) -> None:
+    def _take(self, descriptors: list[int], connected: Connected) -> None:
         if not descriptors:
+            connected.end()
             # Out of descriptors: the kernel has closed it.
             _log.warning("connection_not_accepted", reason="too_many_descriptors")
         for descriptor in descriptors:
             connection = socket.socket(fileno=descriptor)
             try:
-                self._associations.take(connection, connection.getpeername())
+                self._associations.take(connection, connection.getpeername(), connected)
             except OSError:
                 # It has gone already.
+                connected.end()
                 connection.close()
         self._child.taken.value += 1

@@ -5,6 +5,13 @@ from casebook.errors import InvalidObject, StorageFull, StoreUnavailable, Unsafe
 #: The bytes are durable and will be indexed. PS3.4 table B.2-1.
 SUCCESS = 0x0000
 
+#: The command names another SOP class than the presentation context it came on. PS3.7 C.5.
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+#: A request of another service than the context is for. PS3.7 C.5.
+UNRECOGNIZED_OPERATION = 0x0211
+#: A data set where the service has none. PS3.7 C.5.
+MISTYPED_ARGUMENT = 0x0212
+
 #: The most special class wins; PS3.4 table B.2-1 unless said otherwise.
 STATUS_OF_ERROR: dict[type[Exception], int] = {
     # "Refused: Out of Resources": the sender keeps the object and tries again.

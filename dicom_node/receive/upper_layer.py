@@ -25,19 +25,24 @@ from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import StateMachine
+from pynetdicom.pdu import A_ASSOCIATE_AC
 from pynetdicom.pdu_primitives import A_ABORT, P_DATA
 from pynetdicom.timer import Timer
+from pynetdicom.transport import AssociationSocket
 
 from casebook.logs import get_logger
 from dicom_node.objects.file_meta import Envelope
+from dicom_node.receive.admission import VERIFICATION, is_storage
+from dicom_node.receive.association_request import AssociationRequest, parse_request, printable, titles_of
 from dicom_node.receive.inflow import Closed, Inflow, Interrupted, Invalid, Stalled
 from dicom_node.receive.pdus import (
+    A_ASSOCIATE_RQ,
+    ABORT,
     AFFECTED_SOP_CLASS_UID,
     AFFECTED_SOP_INSTANCE_UID,
+    C_CANCEL_RQ,
     C_ECHO_RQ,
-    C_ECHO_RSP,
     C_STORE_RQ,
-    C_STORE_RSP,
     COMMAND_DATA_SET_TYPE,
     COMMAND_FIELD,
     KNOWN_PDU_TYPES,
@@ -45,11 +50,14 @@ from dicom_node.receive.pdus import (
     P_DATA_TF,
     PDU_HEADER,
     PDV_HEADER,
+    REQUESTS,
+    RESPONSE,
     build_response,
     number_of,
     parse_command,
     uid_of,
 )
+from dicom_node.receive.statuses import MISTYPED_ARGUMENT, SOP_CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNIZED_OPERATION
 from dicom_node.receive.storage_service import StoreOperation
 
 #: Class, then the names of it that this file calls, overrides or sets.
@@ -58,16 +66,18 @@ CONTRACT: tuple[tuple[type[Any], tuple[str, ...]], ...] = (
         DULServiceProvider,
         (
             "run_reactor", "kill_dul", "send_pdu", "_decode_pdu", "_process_recv_primitive", "peek_next_pdu",
-            "receive_pdu", "stop_dul",
+            "receive_pdu", "stop_dul", "_send",
         ),
     ),
     (
         Association,
-        ("run_reactor", "_run_reactor", "_serve_request", "kill", "abort", "acse_timeout", "network_timeout"),
+        ("run_reactor", "_run_reactor", "_serve_request", "kill", "abort", "_abort_blocking", "acse_timeout",
+         "network_timeout"),
     ),
     (DIMSEServiceProvider, ("receive_primitive", "get_msg")),
     (StateMachine, ("do_action",)),
     (Timer, ("expired", "remaining", "start")),
+    (AssociationSocket, ("send",)),
 )  # fmt: skip
 #: Attributes that only an instance has.
 _DUL_ATTRIBUTES = ("event_queue", "to_provider_queue", "to_user_queue", "_recv_pdu", "_kill_thread", "_idle_timer",
@@ -115,7 +125,7 @@ def breaches() -> tuple[str, ...]:
 class _Message:
     """The DIMSE message being received: its command, then its data set."""
 
-    __slots__ = ("command", "context_id", "foreign_bytes", "operation", "raw", "started_at")
+    __slots__ = ("command", "context_id", "foreign_bytes", "operation", "raw", "refusal", "started_at")
 
     def __init__(self) -> None:
         self.reset()
@@ -125,8 +135,10 @@ class _Message:
         self.command: dict[int, bytes] = {}
         self.context_id = 0
         self.operation: StoreOperation | None = None
-        #: Not None while the data set of a message of another service passes through.
+        #: Not None while the data set of a message that is not stored passes through.
         self.foreign_bytes: int | None = None
+        #: The status that answers a message which is not for us; None where pynetdicom answers.
+        self.refusal: int | None = None
         self.started_at = 0.0
 
     @property
@@ -153,6 +165,10 @@ class FastUpperLayer(DULServiceProvider):
         #: What we stated when the association was negotiated; 0 is no limit, negative is not known yet.
         self._longest_pdu_bytes = -1
         self.has_ended = False
+        #: None until it has come whole.
+        self.request: AssociationRequest | None = None
+        #: Called and calling AE title, also of a request that was damaged further on.
+        self._titles = ("", "")
 
     @property
     def assoc(self) -> Any:
@@ -199,7 +215,8 @@ class FastUpperLayer(DULServiceProvider):
                 self._step()
         except Exception:  # noqa: BLE001 - logged with its place
             # Process edge: an error here must end this association and nothing else.
-            _log.exception("association_failed")
+            _log.exception("association_failed", **self._who())
+            self._say_abort()
             self._give_up()
         finally:
             self._abandon()
@@ -230,7 +247,8 @@ class FastUpperLayer(DULServiceProvider):
             except Closed:
                 self._abandon()
                 self.event_queue.put("Evt17")
-            except Invalid:
+            except Invalid as error:
+                _log.warning("association_invalid", reason=str(error), **self._who())
                 self._abandon()
                 self._drop_input()
                 self.event_queue.put("Evt19")
@@ -286,9 +304,20 @@ class FastUpperLayer(DULServiceProvider):
             if self.socket is not None:
                 self.socket._shutdown_socket()  # noqa: SLF001 - as the state machine does
 
+    def _say_abort(self) -> None:
+        # Not by way of the state machine, which may be what failed.
+        sock = self._socket()
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.send(ABORT)
+
+    def _who(self) -> dict[str, str]:
+        called, calling = map(printable, self._titles)
+        return {"peer": self.assoc.requestor.address, "ae_title": calling, "called_ae_title": called}
+
     def _abort(self, reason: str) -> None:
         """Ask the state machine to abort (PS3.8 AA-1)."""
-        _log.warning(reason, ae_title=self.assoc.requestor.ae_title.strip(), peer=self.assoc.requestor.address)
+        _log.warning(reason, **self._who())
         primitive = A_ABORT()
         primitive.abort_source = 0x02
         self.assoc.is_aborted = True
@@ -332,8 +361,10 @@ class FastUpperLayer(DULServiceProvider):
                     if self.to_provider_queue.queue or not self.event_queue.empty():
                         return
                     continue
-                if kind not in KNOWN_PDU_TYPES or length > _MAX_CONTROL_BYTES - PDU_HEADER.size:
-                    raise Invalid
+                if kind not in KNOWN_PDU_TYPES:
+                    raise Invalid("pdu_of_unknown_type")
+                if length > _MAX_CONTROL_BYTES - PDU_HEADER.size:
+                    raise Invalid("pdu_too_long")
                 if inflow.waiting_bytes >= PDU_HEADER.size + length:
                     self._take_control(inflow, PDU_HEADER.size + length)
                     return
@@ -365,19 +396,31 @@ class FastUpperLayer(DULServiceProvider):
     def _take_control(self, inflow: Inflow, size: int) -> None:
         content = bytes(inflow.view[inflow.position : inflow.position + size])
         inflow.position += size
+        if content[0] == A_ASSOCIATE_RQ and self.state_machine.current_state == "Sta2":
+            self._titles = titles_of(content)
+            self.request = parse_request(content)
+            content = self.request.encode()
         try:
             pdu, event = self._decode_pdu(bytearray(content))
         except Exception:  # noqa: BLE001 - whatever a decoder raises, the PDU is invalid
-            raise Invalid from None
+            raise Invalid("pdu_damaged") from None
         self._recv_pdu.put(pdu)
         self.event_queue.put(event)
+
+    def _send(self, pdu: Any) -> None:
+        """Send a PDU; an acceptance repeats the titles as they came (PS3.8 9.3.3)."""
+        if isinstance(pdu, A_ASSOCIATE_AC) and self.request is not None and self.socket is not None:
+            content = pdu.encode()
+            self.socket.send(content[:10] + self.request.repeated + content[74:])
+            return
+        super()._send(pdu)
 
     def _require_length(self, length: int) -> None:
         if self._longest_pdu_bytes < 0:
             # Asked once: it is looked up in the list of negotiated items each time.
             self._longest_pdu_bytes = int(self.assoc.acceptor.maximum_length or 0)
         if self._longest_pdu_bytes and length > self._longest_pdu_bytes + _PDU_LENGTH_TOLERANCE:
-            raise Invalid
+            raise Invalid("pdu_too_long")
 
     def _require_inflow(self) -> Inflow:
         if self._inflow is None or self._socket() is None:
@@ -395,7 +438,7 @@ class FastUpperLayer(DULServiceProvider):
             left -= 4 + length
             # The length counts the context id and the control header.
             if length < 2 or left < 0:
-                raise Invalid
+                raise Invalid("fragment_length_wrong")
             is_last = bool(control & 2)
             if control & 1:
                 self._take_command(inflow, length - 2, context_id, is_last=is_last)
@@ -432,25 +475,27 @@ class FastUpperLayer(DULServiceProvider):
 
     def _require_rate(self, now: float) -> None:
         message = self._message
-        if message.operation is None:
+        if not message.awaits_data_set:
             return
-        if now - self._written_at >= _LONGEST_UNWRITTEN_S:
+        if message.operation is not None and now - self._written_at >= _LONGEST_UNWRITTEN_S:
             # A slow sender would otherwise fill the buffer for minutes before the operation knew of its study.
             self._flush()
             message.operation.still_arrives()
         elapsed_s = now - message.started_at
         if elapsed_s < self._require_inflow().network_timeout_s:
             return
-        received = message.operation.received_bytes + sum(map(len, self._slices))
+        received = message.foreign_bytes or 0
+        if message.operation is not None:
+            received = message.operation.received_bytes + sum(map(len, self._slices))
         if received < elapsed_s * _MIN_RATE_BYTES_PER_S:
             raise Stalled
 
     def _take_command(self, inflow: Inflow, count: int, context_id: int, *, is_last: bool) -> None:
         message = self._message
         if message.awaits_data_set or (message.raw and context_id != message.context_id):
-            raise Invalid
+            raise Invalid("command_out_of_turn")
         if len(message.raw) + count > _MAX_COMMAND_BYTES:
-            raise Invalid
+            raise Invalid("command_too_long")
         self._need(inflow, count)
         message.context_id = context_id
         message.raw += inflow.view[inflow.position : inflow.position + count]
@@ -465,13 +510,21 @@ class FastUpperLayer(DULServiceProvider):
         has_data_set = number_of(message.command, COMMAND_DATA_SET_TYPE) != NO_DATA_SET
         context = self.assoc._accepted_cx.get(message.context_id)  # noqa: SLF001 - see CONTRACT
         if context is None:
-            raise Invalid
-        if field == C_ECHO_RQ and not has_data_set:
-            self._answer(C_ECHO_RSP, 0x0000)
+            raise Invalid("context_not_accepted")
+        abstract_syntax = str(context.abstract_syntax)
+        is_ours = abstract_syntax == VERIFICATION or is_storage(abstract_syntax)
+        message.refusal = self._refusal(field, abstract_syntax, has_data_set=has_data_set) if is_ours else None
+        message.started_at = self._written_at = time.monotonic()
+        if message.refusal is not None:
+            # Its data set is taken in first: a sender reads no answer before it has sent all.
+            message.foreign_bytes = 0
+            if not has_data_set:
+                self._refuse_request()
+        elif is_ours and field == C_ECHO_RQ:
+            self._answer(SUCCESS)
             message.reset()
-        elif field == C_STORE_RQ:
+        elif is_ours:
             message.operation = self.assoc.storage_service.begin(self._envelope(message.command, context))
-            message.started_at = self._written_at = time.monotonic()
             if not has_data_set:
                 self._finish()
         else:
@@ -480,6 +533,28 @@ class FastUpperLayer(DULServiceProvider):
                 message.foreign_bytes = 0
             else:
                 message.reset()
+
+    def _refusal(self, field: int, abstract_syntax: str, *, has_data_set: bool) -> int | None:
+        """Return the status that refuses a request on a context of ours (PS3.7 C.5); None for one that we serve."""
+        if field not in REQUESTS and field != C_CANCEL_RQ:
+            # An answer to what nobody asked, or nothing that there is.
+            raise Invalid("command_unknown")
+        if field not in {C_STORE_RQ, C_ECHO_RQ}:
+            return UNRECOGNIZED_OPERATION
+        is_echo = field == C_ECHO_RQ
+        named = uid_of(self._message.command, AFFECTED_SOP_CLASS_UID)
+        if named != abstract_syntax or is_echo != (abstract_syntax == VERIFICATION):
+            return SOP_CLASS_NOT_SUPPORTED
+        return MISTYPED_ARGUMENT if is_echo and has_data_set else None
+
+    def _refuse_request(self) -> None:
+        """Answer a request that we do not serve; a C-CANCEL has no answer (PS3.7 9.3.2.3)."""
+        message = self._message
+        status = message.refusal or UNRECOGNIZED_OPERATION
+        _log.warning("request_refused", status=f"0x{status:04X}", **self._who())
+        if number_of(message.command, COMMAND_FIELD) != C_CANCEL_RQ:
+            self._answer(status)
+        message.reset()
 
     def _envelope(self, command: dict[int, bytes], context: Any) -> Envelope:
         return Envelope(
@@ -493,7 +568,7 @@ class FastUpperLayer(DULServiceProvider):
     def _take_fragment(self, inflow: Inflow, count: int, context_id: int, control: int, *, is_last: bool) -> None:
         message = self._message
         if not message.awaits_data_set or context_id != message.context_id:
-            raise Invalid
+            raise Invalid("data_set_out_of_turn")
         if message.foreign_bytes is not None:
             self._pass_fragment(inflow, count, control, is_last=is_last)
             return
@@ -512,19 +587,24 @@ class FastUpperLayer(DULServiceProvider):
     def _pass_fragment(self, inflow: Inflow, count: int, control: int, *, is_last: bool) -> None:
         message = self._message
         message.foreign_bytes = (message.foreign_bytes or 0) + count
-        if message.foreign_bytes > _MAX_IDENTIFIER_BYTES:
-            raise Invalid
+        is_refused = message.refusal is not None
+        if message.foreign_bytes > _MAX_IDENTIFIER_BYTES and number_of(message.command, COMMAND_FIELD) != C_STORE_RQ:
+            raise Invalid("data_set_too_long")
         content = bytearray()
         while count:
             if not inflow.waiting_bytes:
                 self._wait_inside(inflow)
                 continue
             taken = min(count, inflow.waiting_bytes)
-            content += inflow.view[inflow.position : inflow.position + taken]
+            if not is_refused:
+                content += inflow.view[inflow.position : inflow.position + taken]
             inflow.position += taken
             count -= taken
-        self._hand_over(message.context_id, control, bytes(content))
-        if is_last:
+        if not is_refused:
+            self._hand_over(message.context_id, control, bytes(content))
+        if is_last and is_refused:
+            self._refuse_request()
+        elif is_last:
             message.reset()
 
     def _flush(self) -> None:
@@ -540,9 +620,9 @@ class FastUpperLayer(DULServiceProvider):
         """Answer the C-STORE whose last byte has come."""
         operation = self._message.operation
         if operation is None:
-            raise Invalid
+            raise Invalid("data_set_out_of_turn")
         self._flush()
-        operation.finish(lambda status: self._answer(C_STORE_RSP, status))
+        operation.finish(self._answer)
         self._message.reset()
 
     def _hand_over(self, context_id: int, control: int, content: bytes) -> None:
@@ -554,11 +634,12 @@ class FastUpperLayer(DULServiceProvider):
             primitive.presentation_data_value_list = [fragment]
             self.assoc.dimse.receive_primitive(primitive)
         except Exception:  # noqa: BLE001 - whatever a decoder raises, the message is invalid
-            raise Invalid from None
+            raise Invalid("message_damaged") from None
         self.assoc.look()
 
-    def _answer(self, field: int, status: int) -> None:
+    def _answer(self, status: int) -> None:
         message = self._message
+        field = number_of(message.command, COMMAND_FIELD) | RESPONSE
         response = build_response(message.context_id, field, message.command, status)
         self._send_all(response)
         self._idle_timer.restart()
@@ -567,6 +648,9 @@ class FastUpperLayer(DULServiceProvider):
         sock = self._require_inflow().sock
         sent = 0
         deadline = time.monotonic() + self._require_inflow().network_timeout_s
+        # Not select, which knows no descriptor above 1023.
+        writable = select.poll()
+        writable.register(sock, select.POLLOUT)
         while sent < len(content):
             try:
                 sent += sock.send(content[sent:])
@@ -574,7 +658,7 @@ class FastUpperLayer(DULServiceProvider):
                 # A peer that takes no answers fills our send buffer: it gets as long as one that sends nothing.
                 if time.monotonic() > deadline:
                     raise Stalled from None
-                select.select([], [sock], [], 0.5)
+                writable.poll(500)
             except OSError:
                 raise Closed from None
 
@@ -585,11 +669,18 @@ class FastAssociation(Association):
     def __init__(self, entity: Any, mode: str) -> None:
         super().__init__(entity, mode)
         self._something_happened = threading.Event()
+        #: The connection, as its address is charged with it; set by who starts the association.
+        self.connected: Any = None
         self._upper_layer = FastUpperLayer(self)
         self.dul = self._upper_layer
         # The setters carry the timeouts into the upper layer, which is a new one.
         self.acse_timeout = entity.acse_timeout
         self.network_timeout = entity.network_timeout
+
+    @property
+    def asked_for(self) -> AssociationRequest | None:
+        """What the peer asks for; None until it has come."""
+        return self._upper_layer.request
 
     @property
     def storage_service(self) -> Any:
@@ -633,6 +724,7 @@ class FastAssociation(Association):
     def _leave_register(self) -> None:
         server: Any = self._server
         server.register.leave(self)
+        self.connected.end()
 
     def _serve_one(self) -> bool:
         context_id, message = self.dimse.get_msg(block=False)

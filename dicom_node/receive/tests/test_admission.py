@@ -59,3 +59,31 @@ def test_only_allowed_networks_are_spoken_to(address: str, is_allowed: bool) -> 
     settings = ListenerSettings(allowed_networks=("127.0.0.0/8", "::1/128", "10.1.0.0/16"))
 
     assert Register(settings).allows_address(address) == is_allowed
+
+
+def test_an_address_is_charged_from_its_first_byte_until_the_end_whatever_its_spelling() -> None:
+    register = Register(ListenerSettings(max_associations_per_address=2))
+    held = [register.connect(address) for address in ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1", "192.0.2.2")]
+
+    assert [one is not None and one.is_within_limit for one in held] == [True, True, False, True]
+    first, second = held[0], held[1]
+    assert first is not None
+    assert second is not None
+    first.end()
+    # Once only: the place it had may be another's by now.
+    assert register.connect("192.0.2.3") is not None
+    first.end()
+    second.end()
+    # One of it is left, the one beyond its limit.
+    again = [register.connect("192.0.2.1") for _ in range(2)]
+    assert [one is not None and one.is_within_limit for one in again] == [True, False]
+    assert [register.connect("192.0.2.3") is not None for _ in range(9)] == [True] * 9
+    assert register.connect("192.0.2.3") is None
+
+
+def test_far_too_many_connections_of_an_address_are_not_even_told_so() -> None:
+    register = Register(ListenerSettings(max_associations_per_address=2))
+    held = [register.connect("192.0.2.1") for _ in range(30)]
+
+    assert sum(one is None for one in held) == 20
+    assert register.connect("192.0.2.2") is not None

@@ -1,5 +1,7 @@
 """The data phase: every packing, no trust in lengths, nothing left behind, and what it needs of pynetdicom."""
 
+import contextlib
+import fcntl
 import os
 import socket
 import ssl
@@ -10,11 +12,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
+from pynetdicom.acse import ACSE
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.presentation import build_context
 
@@ -173,7 +177,9 @@ def test_a_sender_that_stalls_anywhere_is_aborted_after_the_network_timeout(runn
     assert running.files() == running.leftovers() == []
 
 
-def test_a_message_of_another_service_is_served_by_pynetdicom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_on_a_context_of_another_service_is_served_by_pynetdicom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found: list[Any] = []
 
     def on_find(event: Any) -> Iterator[tuple[int, Dataset | None]]:
@@ -309,3 +315,176 @@ def test_a_study_waits_for_an_object_that_arrives_slowly(running: Receiving, mon
 
     assert set(touched) == {"1.2.3"}
     assert running.stored_data_sets() == {"1.2.3.4": content}
+
+
+OTHER_REQUESTS = {
+    "C-GET": 0x0010,
+    "C-FIND": 0x0020,
+    "C-MOVE": 0x0021,
+    "N-EVENT-REPORT": 0x0100,
+    "N-GET": 0x0110,
+    "N-SET": 0x0120,
+    "N-ACTION": 0x0130,
+    "N-CREATE": 0x0140,
+    "N-DELETE": 0x0150,
+}
+
+
+@pytest.mark.parametrize("field", OTHER_REQUESTS.values(), ids=OTHER_REQUESTS)
+@pytest.mark.parametrize("context", [1, 3], ids=["verification", "storage"])
+@pytest.mark.parametrize("identifier", [None, b"", b"x" * 100_000], ids=["no data set", "an empty one", "a long one"])
+def test_a_request_of_another_service_is_answered(
+    running: Receiving, field: int, context: int, identifier: bytes | None
+) -> None:
+    with Wire(running.port, associate_rq()) as wire:
+        wire.send(pdu((context, 3, command(field, CT, None if identifier is None else "1.2.3.4"))))
+        if identifier is not None:
+            for at in range(0, len(identifier) or 1, 16000):
+                wire.send(pdu((context, 2 if at + 16000 >= len(identifier) else 0, identifier[at : at + 16000])))
+        # PS3.7 C.5, unrecognized operation.
+        assert wire.status() == 0x0211
+        assert wire.store(data_set(), "1.2.3.4") == 0
+        wire.release()
+
+
+def test_the_answer_to_another_service_is_the_response_of_that_service(running: Receiving) -> None:
+    body = b"".join(
+        struct.pack("<HHI", 0, number, len(value)) + value
+        for number, value in [(0x0003, b"1.2.4\0"), (0x0100, b"\x30\x01"), (0x0110, b"\7\0"), (0x0800, b"\1\1"),
+                              (0x1001, b"1.2.5\0")]
+    )  # fmt: skip
+    with Wire(running.port, associate_rq()) as wire:
+        wire.send(pdu((3, 3, body)))
+        answer = wire.receive()
+        wire.release()
+
+    # N-ACTION-RSP, its message, and the instance that was requested (PS3.7 10.3.5).
+    for number, value in [(0x0002, b"1.2.4\0"), (0x0100, b"\x30\x81"), (0x0120, b"\7\0"), (0x1000, b"1.2.5\0")]:
+        assert struct.pack("<HHI", 0, number, len(value)) + value in answer
+
+
+@pytest.mark.parametrize(
+    ("context", "sop_class_uid"),
+    [
+        (1, CT),
+        (1, VERIFICATION),
+        (3, "1.2.840.10008.5.1.4.1.1.4"),
+        (3, VERIFICATION),
+        (3, ""),
+        (3, CT + "\x1b\x00\x1b"),
+        (3, CT + ".1"),
+    ],
+    ids=["over verification", "of verification", "another", "verification over storage", "none", "no UID", "longer"],
+)
+def test_an_object_of_another_class_than_its_context_is_refused_whole(
+    running: Receiving, context: int, sop_class_uid: str
+) -> None:
+    content = data_set(pixels=bytes(3_000_000))
+    with Wire(running.port, associate_rq()) as wire:
+        wire.send(store_rq(content, "1.2.3.4", context=context, sop_class_uid=sop_class_uid))
+        assert wire.status() == 0x0122
+        assert running.files() == running.leftovers() == []
+        assert wire.store(data_set(), "1.2.3.4") == 0
+        wire.release()
+
+
+def test_a_refused_object_that_only_trickles_is_given_up(running: Receiving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upper_layer, "_MIN_RATE_BYTES_PER_S", 1 << 30)
+    with Wire(running.port, associate_rq()) as wire:
+        wire.send(pdu((1, 3, command(0x0001, CT, "1.2.3.4"))))
+        ended = threading.Event()
+
+        def trickle() -> None:
+            while not ended.wait(0.05):
+                wire.send(pdu((1, 0, b"xx")))
+
+        with contextlib.suppress(OSError):
+            thread = threading.Thread(target=trickle, daemon=True)
+            thread.start()
+            try:
+                assert wire.receive()[:1] == ABORT
+            finally:
+                ended.set()
+                thread.join()
+
+
+def test_an_echo_with_a_data_set_is_refused(running: Receiving) -> None:
+    with Wire(running.port, associate_rq()) as wire:
+        wire.send(pdu((1, 3, command(0x0030, VERIFICATION, "1.2.3.4")), (1, 2, b"xx")))
+        assert wire.status() == 0x0212
+        wire.release()
+
+
+@pytest.mark.parametrize("field", [0x8001, 0x8020, 0x0000, 0x1234], ids=hex)
+def test_what_is_no_request_aborts_the_association(
+    running: Receiving, field: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Wire(running.port, associate_rq()) as wire:
+        wire.send(pdu((3, 3, command(field, CT))))
+        assert wire.receive()[:1] == ABORT
+
+    said = capsys.readouterr().out
+    assert all(one in said for one in ("command_unknown", "SENDER", "WETREAD", "127.0.0.1"))
+
+
+def test_a_cancel_of_nothing_is_let_pass(running: Receiving) -> None:
+    with Wire(running.port, associate_rq()) as wire:
+        wire.send(pdu((3, 3, command(0x0FFF, CT))))
+        assert wire.store(data_set(), "1.2.3.4") == 0
+        wire.release()
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "answer"),
+    # Rejected for now without a reason (PS3.8 table 9-21); aborted.
+    [(associations, "contexts_for", b"\x03"), (ACSE, "negotiate_association", ABORT)],
+)
+def test_a_fault_of_ours_in_the_negotiation_lets_nobody_in_and_keeps_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, answer: bytes
+) -> None:
+    def fail(_anything: Any) -> Any:
+        raise IndexError
+
+    monkeypatch.setattr(owner, name, fail)
+    with receiving(tmp_path) as running:
+        with Wire(running.port) as wire:
+            wire.send(associate_rq())
+            assert wire.receive()[:1] == answer
+            # The peer keeps its side open; ours is closed nevertheless.
+            assert wire.receive() == b""
+        until(lambda: running.associations.running == 0)
+        assert len(running.register) == 0
+
+
+def test_a_fault_of_ours_in_the_data_phase_is_told(running: Receiving, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: Any) -> Any:
+        raise IndexError
+
+    with Wire(running.port, associate_rq()) as wire:
+        monkeypatch.setattr(upper_layer, "parse_command", fail)
+        wire.send(store_rq(data_set(), "1.2.3.4"))
+        assert wire.receive()[:1] == ABORT
+    until(lambda: running.associations.running == 0)
+
+
+def test_an_answer_waits_for_room_on_a_descriptor_above_1023() -> None:
+    ours, theirs = socket.socketpair()
+    high = socket.socket(fileno=fcntl.fcntl(ours.fileno(), fcntl.F_DUPFD, 1100))
+    high.setblocking(False)
+    wake = os.eventfd(0, os.EFD_NONBLOCK)
+    layer: Any = upper_layer.FastAssociation(AE(), "acceptor").dul
+    layer.socket = SimpleNamespace(socket=high)
+    layer._inflow = Inflow(high, wake, 5.0)
+    content = bytes(4_000_000)
+    thread = threading.Thread(target=layer._send_all, args=(content,))
+    thread.start()
+    received = 0
+    theirs.settimeout(5.0)
+    while received < len(content):
+        part = theirs.recv(1 << 20)
+        assert part
+        received += len(part)
+    thread.join()
+    for each in (ours, theirs, high):
+        each.close()
+    os.close(wake)
