@@ -16,6 +16,7 @@ from dicom_node.trial.standin import StandInPacs
 from integration_tests import foreign, node, object_sender
 from integration_tests.listener_process import data_set_of
 from training.phantom.dicom import build_study, write_study
+from worker.tests.test_corpus import READ_ALL_THE_SAME
 
 pytestmark = [pytest.mark.corpus, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -129,7 +130,7 @@ def test_every_file_ends_its_study_with_a_draft_or_a_reason(wetread: node.Node, 
             continue
         ends[f"{study.state} {study.reason}".strip()] += 1
         assert study.state in {StudyState.DELIVERED, StudyState.REFUSED, StudyState.HELD}, (one, study)
-        if not one.decodes and one.names_transfer_syntax:
+        if not one.decodes and one.names_transfer_syntax and one.name not in READ_ALL_THE_SAME:
             assert study.state == StudyState.REFUSED, (one, study)
         if study.state != StudyState.DELIVERED:
             assert study.reason
@@ -137,7 +138,8 @@ def test_every_file_ends_its_study_with_a_draft_or_a_reason(wetread: node.Node, 
             assert not one.patient_name or one.patient_name not in study.detail
 
     assert ends.total() == 161
-    assert ends[StudyState.DELIVERED] > 40, ends
+    # Secondary captures, reports and localizers are shown to no model.
+    assert ends[StudyState.DELIVERED] > 30, ends
     reasons = list((wetread.data_directory / "inbox-refused").glob("*.reason"))
     assert len(reasons) == ends["set aside"], ends
 

@@ -127,11 +127,15 @@ def raw_value(dataset: Dataset, keyword: str) -> bytes:
     Raises
     ------
     InvalidObject
-        When it has looked at it, so that the bytes are lost.
+        When it has looked at it, so that the bytes are lost, or cannot look at it.
     """
     if keyword not in dataset:
         return b""
-    value = dataset.get_item(keyword).value
+    try:
+        value = dataset.get_item(keyword).value
+    # pydicom names no common ancestor of what an unknown VR or damaged data make it raise.
+    except Exception:  # noqa: BLE001
+        raise InvalidObject(f"{keyword} cannot be read") from None
     if isinstance(value, bytes):
         return value
     if isinstance(value, DicomSequence) or not value:
