@@ -278,6 +278,7 @@ BROKEN: dict[str, tuple[Callable[[Dataset], None], tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI:UserWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_broken_on_purpose_is_found(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
