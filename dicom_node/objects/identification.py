@@ -127,15 +127,12 @@ def raw_value(dataset: Dataset, keyword: str) -> bytes:
     Raises
     ------
     InvalidObject
-        When it has looked at it, so that the bytes are lost, or cannot look at it.
+        When it has looked at it, so that the bytes are lost.
     """
     if keyword not in dataset:
         return b""
-    try:
-        value = dataset.get_item(keyword).value
-    # pydicom names no common ancestor of what an unknown VR or damaged data make it raise.
-    except Exception:  # noqa: BLE001
-        raise InvalidObject(f"{keyword} cannot be read") from None
+    # Otherwise pydicom looks at a value without bytes, which it takes for one left in the file, and fails on its VR.
+    value = dataset.get_item(keyword, keep_deferred=True).value
     if isinstance(value, bytes):
         return value
     if isinstance(value, DicomSequence) or not value:
