@@ -53,7 +53,7 @@ _KIND = ("worker/tests/test_picture_kind.py", "worker/tests/test_views.py", "wor
 CHECKS: tuple[Check, ...] = (
     # Whose it is: compared before anything is lost.
     *_checks(
-        "casebook.study",
+        "casebook.identity",
         _IDENTITY,
         agree="True",
         holds_control_character="False",

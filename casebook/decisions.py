@@ -9,20 +9,8 @@ from sqlalchemy import Connection
 
 from casebook import audit, flow, generations, queue, store
 from casebook.errors import IdentityConflict, WrongState
-from casebook.study import (
-    KEYWORDS,
-    CompletionReason,
-    InstanceStatus,
-    ReceivedInstance,
-    Study,
-    StudyHeader,
-    StudyState,
-    agree,
-    contradictions,
-    exact_text,
-    inexact,
-    say_inexact,
-)
+from casebook.identity import KEYWORDS, agree, contradictions, exact_text, inexact, say_inexact
+from casebook.study import CompletionReason, InstanceStatus, ReceivedInstance, Study, StudyHeader, StudyState
 from casebook.terms import Terms
 
 

@@ -28,6 +28,7 @@ from casebook.errors import (
     SettingsError,
     WetreadError,
 )
+from casebook.identity import KEYWORDS, contradictions, inexact, say_inexact
 from casebook.outcomes import (
     FIRST_COPY_UNREADABLE,
     UNREADABLE,
@@ -43,18 +44,7 @@ from casebook.outcomes import (
 )
 from casebook.pipelines import Pipeline, choose
 from casebook.settings import ArchiveSettings, QueueSettings
-from casebook.study import (
-    KEYWORDS,
-    CompletionReason,
-    Instance,
-    InstanceStatus,
-    ReceivedInstance,
-    Study,
-    StudyState,
-    contradictions,
-    inexact,
-    say_inexact,
-)
+from casebook.study import CompletionReason, Instance, InstanceStatus, ReceivedInstance, Study, StudyState
 from casebook.terms import Terms
 
 

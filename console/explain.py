@@ -14,20 +14,9 @@ from casebook import audit, generations, store, tables
 from casebook.audit import AuditEvent
 from casebook.case import JobState
 from casebook.flow import STEPS
+from casebook.identity import contradictions, exact_text, inexact, says_nothing
 from casebook.settings import Settings
-from casebook.study import (
-    Fault,
-    Hold,
-    Instance,
-    InstanceStatus,
-    PatientIdentity,
-    Study,
-    StudyState,
-    contradictions,
-    exact_text,
-    inexact,
-    says_nothing,
-)
+from casebook.study import Fault, Hold, Instance, InstanceStatus, PatientIdentity, Study, StudyState
 
 #: States that need a person.
 NEEDS_A_PERSON = (StudyState.HELD, StudyState.DEAD)

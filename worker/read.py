@@ -9,21 +9,13 @@ from functools import cache
 from casebook.case import Case
 from casebook.checks import CheckPreset, load_checks
 from casebook.errors import ModelRefused, SettingsError, UnreadablePixels
+from casebook.identity import KEYWORDS, contradictions, inexact, say_inexact, with_identity_of
 from casebook.logs import get_logger
 from casebook.outcomes import Drafted, Held, Refused
 from casebook.pipelines import Pipeline
 from casebook.reading import InstanceReference, Provenance, Reading
 from casebook.settings import Settings
-from casebook.study import (
-    KEYWORDS,
-    CompletionReason,
-    Instance,
-    StudyHeader,
-    contradictions,
-    inexact,
-    say_inexact,
-    with_identity_of,
-)
+from casebook.study import CompletionReason, Instance, StudyHeader
 from worker.reader import prompts
 from worker.reader.consistency import find_contradiction
 from worker.reader.decode import open_picture

@@ -21,6 +21,7 @@ from casebook.errors import (
     PeerUnavailable,
     WrongState,
 )
+from casebook.identity import contradictions
 from casebook.outcomes import Classed, Cleared, Counted, Drafted, Held, Note, Outcome, Prepared, Refused
 from casebook.runner import Runner, is_away
 from casebook.settings import ArchiveSettings, QueueSettings, Settings
@@ -28,7 +29,7 @@ from casebook.simulation.ends import End
 from casebook.simulation.patients import PLANTED_NAME, Image, Plan, plan_studies
 from casebook.simulation.promises import Promises
 from casebook.simulation.world import BrokenPromise, Crash, Process, SimulatedWiring, Steps, World
-from casebook.study import Difference, ReceivedInstance, StudyState, contradictions
+from casebook.study import Difference, ReceivedInstance, StudyState
 from casebook.sweeper import sweep
 from casebook.testing import a_pipeline, a_reading
 

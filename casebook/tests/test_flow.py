@@ -21,6 +21,7 @@ from casebook.errors import (
     SettingsError,
     WrongState,
 )
+from casebook.identity import KEYWORDS
 from casebook.outcomes import (
     Classed,
     Cleared,
@@ -34,7 +35,7 @@ from casebook.outcomes import (
     Refused,
 )
 from casebook.settings import ArchiveSettings, QueueSettings
-from casebook.study import KEYWORDS, CompletionReason, InstanceStatus, Study, StudyState
+from casebook.study import CompletionReason, InstanceStatus, Study, StudyState
 from casebook.terms import Terms
 from casebook.testing import FrozenClock, a_header, a_pipeline, a_reading, a_received_instance
 from casebook.wiring import Wiring

@@ -7,13 +7,9 @@ from sqlalchemy import Engine, update
 
 from casebook import intake, store, tables
 from casebook.database import write
-from casebook.study import (
+from casebook.identity import (
     IDENTITY,
     KEYWORDS,
-    Fault,
-    IdentifyingText,
-    PatientIdentity,
-    StudyHeader,
     agree,
     changes,
     contradictions,
@@ -23,6 +19,7 @@ from casebook.study import (
     unvouched,
     with_identity_of,
 )
+from casebook.study import Fault, IdentifyingText, PatientIdentity, StudyHeader
 from casebook.testing import MORNING, a_header, a_received_instance
 
 UNREAD = IdentifyingText(

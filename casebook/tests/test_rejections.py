@@ -8,14 +8,7 @@ from sqlalchemy import Connection, Engine
 
 from casebook import audit, database, decisions, flow, generations, intake, store
 from casebook.settings import QueueSettings
-from casebook.study import (
-    CompletionReason,
-    InstanceStatus,
-    ReceivedInstance,
-    RejectionReason,
-    Study,
-    StudyState,
-)
+from casebook.study import CompletionReason, InstanceStatus, ReceivedInstance, RejectionReason, Study, StudyState
 from casebook.terms import Terms
 from casebook.testing import MORNING, a_pipeline, a_received_instance, sqlite_database
 

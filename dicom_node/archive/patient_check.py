@@ -20,20 +20,11 @@ from pydicom.dataset import Dataset
 
 from casebook.case import Case
 from casebook.errors import PatientNotConfirmed, PeerUnavailable
+from casebook.identity import IDENTITY, KEYWORDS, agree, exact_text, inexact, without_padding
 from casebook.logs import get_logger
 from casebook.outcomes import Cleared, Held, Note
 from casebook.settings import IdentityCheck, QuerySettings, Settings
-from casebook.study import (
-    IDENTITY,
-    KEYWORDS,
-    Difference,
-    InstanceStatus,
-    PatientIdentity,
-    agree,
-    exact_text,
-    inexact,
-    without_padding,
-)
+from casebook.study import Difference, InstanceStatus, PatientIdentity
 from dicom_node.archive import query_retrieve as pacs
 from dicom_node.objects.identification import whose
 

@@ -15,9 +15,10 @@ from pydicom.dataset import Dataset
 
 from casebook.case import Case
 from casebook.errors import InvalidObject, PeerUnavailable, WetreadError
+from casebook.identity import PATIENT, agree, contradictions, exact_text, with_identity_of
 from casebook.logs import get_logger
 from casebook.settings import ArchiveSettings, Settings
-from casebook.study import PATIENT, Prior, PriorKind, StudyHeader, agree, contradictions, exact_text, with_identity_of
+from casebook.study import Prior, PriorKind, StudyHeader
 from dicom_node.archive import query_retrieve as pacs
 from dicom_node.archive.query_retrieve import Listed
 from dicom_node.objects.file_meta import Envelope, build_file_meta, require_uid

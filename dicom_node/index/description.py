@@ -10,15 +10,10 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from casebook.character_sets import is_character_set
 from casebook.errors import InvalidObject
+from casebook.identity import KEYWORDS
 from casebook.logs import get_logger
 from casebook.settings import CharacterSetUse, SenderSettings, Settings
-from casebook.study import (
-    KEYWORDS,
-    CodedConcept,
-    ReceivedInstance,
-    RejectionReason,
-    StudyHeader,
-)
+from casebook.study import CodedConcept, ReceivedInstance, RejectionReason, StudyHeader
 from dicom_node.objects.codes import read_codes
 from dicom_node.objects.elements import (
     LONGEST_HEADER_BYTES,

@@ -19,9 +19,10 @@ from pydicom.pixels.utils import iter_pixels
 
 from casebook.case import Case
 from casebook.errors import InvalidObject, Retryable
+from casebook.identity import changes
 from casebook.outcomes import FIRST_COPY_UNREADABLE, UNREADABLE, Classed
 from casebook.settings import Settings
-from casebook.study import Instance, changes
+from casebook.study import Instance
 from codestreams.decoding import decode
 from codestreams.description import describe
 from codestreams.fragments import frame_fragments, join, list_items

@@ -14,7 +14,8 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from casebook.errors import InvalidObject
-from casebook.study import IDENTITY, KEYWORDS, CodedConcept, PatientIdentity, StudyHeader
+from casebook.identity import IDENTITY, KEYWORDS
+from casebook.study import CodedConcept, PatientIdentity, StudyHeader
 from dicom_node.objects.codes import CODE_KEYWORDS, concept_of, read_codes
 from dicom_node.objects.elements import (
     FIRST_PIXEL_TAG,

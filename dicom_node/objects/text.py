@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from casebook.character_sets import DEFAULT_REPERTOIRE, STANDALONE, codec_of, defined_terms, name_of
-from casebook.study import Fault, IdentifyingText, fault_of, without_padding
+from casebook.identity import fault_of, without_padding
+from casebook.study import Fault, IdentifyingText
 
 _LONGEST_TEXT = 1024
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")

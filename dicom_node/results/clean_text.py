@@ -9,7 +9,7 @@ import re
 import unicodedata
 
 from casebook.errors import UnwritableText
-from casebook.study import holds_lost_character
+from casebook.identity import holds_lost_character
 
 #: Longest paragraph we write, in characters; an answer beyond it is a model that does not stop.
 LONGEST_PARAGRAPH = 20_000

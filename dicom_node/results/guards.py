@@ -14,12 +14,9 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from casebook.errors import IdentityConflict, InvalidObject, UnsafeOutput
-from casebook.reading import Reading
-from casebook.settings import Hl7Destination
-from casebook.study import (
+from casebook.identity import (
     IDENTITY,
     KEYWORDS,
-    StudyHeader,
     agree,
     exact_text,
     holds_control_character,
@@ -27,6 +24,9 @@ from casebook.study import (
     holds_no_character,
     without_padding,
 )
+from casebook.reading import Reading
+from casebook.settings import Hl7Destination
+from casebook.study import StudyHeader
 from dicom_node.hl7.er7 import COMPONENT, ESCAPE, FIELD, REPETITION, SUBCOMPONENT, Segment, parse, unescape
 from dicom_node.objects.identification import whose
 from dicom_node.results.draft_text import WORDINGS, wording_of

@@ -15,11 +15,8 @@ an image that was read is no longer valid   held    held
 """
 
 from casebook.case import Case
-from casebook.outcomes import Held
-from casebook.reading import Reading
-from casebook.study import (
+from casebook.identity import (
     KEYWORDS,
-    InstanceStatus,
     contradictions,
     exact_text,
     inexact,
@@ -28,6 +25,9 @@ from casebook.study import (
     unvouched,
     without_padding,
 )
+from casebook.outcomes import Held
+from casebook.reading import Reading
+from casebook.study import InstanceStatus
 
 
 def examine(case: Case, reading: Reading, kind: str) -> Held | None:

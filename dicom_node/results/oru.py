@@ -8,9 +8,10 @@ import hashlib
 import re
 
 from casebook.errors import UnencodableText, UnwritableText
+from casebook.identity import FAULT_WORDS, IDENTITY, KEYWORDS, exact_text, fault_of
 from casebook.reading import Reading
 from casebook.settings import DeviceSettings, Hl7Destination
-from casebook.study import FAULT_WORDS, IDENTITY, KEYWORDS, CodedConcept, StudyHeader, exact_text, fault_of
+from casebook.study import CodedConcept, StudyHeader
 from dicom_node.hl7.er7 import (
     COMPONENT,
     SEGMENT_END,

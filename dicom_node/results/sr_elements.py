@@ -6,7 +6,8 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import validate_value
 
 from casebook.errors import UnwritableText
-from casebook.study import FAULT_WORDS, IDENTITY, KEYWORDS, CodedConcept, fault_of, separates_values
+from casebook.identity import FAULT_WORDS, IDENTITY, KEYWORDS, fault_of, separates_values
+from casebook.study import CodedConcept
 from dicom_node.objects import own_results
 from dicom_node.results.clean_text import is_plain
 

@@ -120,11 +120,11 @@ SUBJECTS = (
     Check(module=f"{_SUBJECT}.projection", name="_by_description", seen_by=("SeriesDescription from the side",)),
     Check(module=f"{_SUBJECT}.projection", name="_by_orientation", seen_by=("PatientOrientation from the side",)),
 )
-_STUDY = "casebook.study"
+_IDENTITY = "casebook.identity"
 #: Whose a study is.
 IDENTITIES = (
     Check(
-        module=_STUDY,
+        module=_IDENTITY,
         name="holds_control_character",
         instead=_never,
         seen_by=("control character",),
@@ -132,24 +132,24 @@ IDENTITIES = (
         behind=("is_plain", "_check_identity", "_check_oru_identity"),
     ),
     Check(
-        module=_STUDY,
+        module=_IDENTITY,
         name="holds_no_character",
         instead=_never,
         seen_by=("no character",),
         behind=("is_plain",),
     ),
     Check(
-        module=_STUDY,
+        module=_IDENTITY,
         name="holds_lost_character",
         instead=_never,
         seen_by=("replacement character",),
         complaint="U.FFFD",
     ),
-    Check(module=_STUDY, name="separates_values", instead=_never, seen_by=("backslash",)),
-    Check(module=_STUDY, name="agree", instead=_always, seen_by=("one object differs",)),
-    Check(module=_STUDY, name="contradictions", instead=_none_of_them, seen_by=("one object differs",)),
+    Check(module=_IDENTITY, name="separates_values", instead=_never, seen_by=("backslash",)),
+    Check(module=_IDENTITY, name="agree", instead=_always, seen_by=("one object differs",)),
+    Check(module=_IDENTITY, name="contradictions", instead=_none_of_them, seen_by=("one object differs",)),
     Check(
-        module=_STUDY,
+        module=_IDENTITY,
         name="inexact",
         instead=_none_of_them,
         seen_by=("identity does not decode",),
@@ -157,7 +157,7 @@ IDENTITIES = (
         behind=("contradictions", "unvouched"),
     ),
     Check(
-        module=_STUDY,
+        module=_IDENTITY,
         name="says_nothing",
         instead=_never,
         side=Side.SOUND,
@@ -173,8 +173,8 @@ IDENTITIES = (
 )
 #: Stand behind others only.
 _BEHIND = (
-    Check(module=_STUDY, name="fault_of", seen_by=()),
-    Check(module=_STUDY, name="unvouched", instead=_none_of_them, seen_by=()),
+    Check(module=_IDENTITY, name="fault_of", seen_by=()),
+    Check(module=_IDENTITY, name="unvouched", instead=_none_of_them, seen_by=()),
     Check(module="dicom_node.results.clean_text", name="is_plain", instead=_always, seen_by=()),
     Check(module="dicom_node.results.guards", name="_check_identity", seen_by=()),
     Check(module="dicom_node.results.guards", name="_check_oru_identity", seen_by=()),

@@ -9,15 +9,7 @@ from pydicom.dataset import Dataset
 from casebook.case import Case, Job
 from casebook.checks import CheckPreset
 from casebook.pipelines import Pipeline
-from casebook.study import (
-    CompletionReason,
-    Instance,
-    InstanceStatus,
-    PatientIdentity,
-    Study,
-    StudyHeader,
-    StudyState,
-)
+from casebook.study import CompletionReason, Instance, InstanceStatus, PatientIdentity, Study, StudyHeader, StudyState
 from worker.reader.registry import ModelEntry
 from worker.reader.writer import ClosedQuestion, Draft, Image
 from worker.tests.pictures import BASIC_TEXT_SR_STORAGE, picture, ramp, write

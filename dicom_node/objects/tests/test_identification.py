@@ -7,7 +7,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
 from casebook.errors import InvalidObject
-from casebook.study import exact_text, inexact
+from casebook.identity import exact_text, inexact
 from dicom_node.objects.identification import forgiving_values, raw_value, whose
 
 EXPLICIT = "1.2.840.10008.1.2.1"

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casebook.character_sets import codec_of, defined_term, is_character_set
-from casebook.study import Fault, agree, without_padding
+from casebook.identity import agree, without_padding
+from casebook.study import Fault
 from dicom_node.objects.text import (
     NotExact,
     character_set,
