@@ -28,7 +28,7 @@ from casebook.errors import (
     SettingsError,
     WetreadError,
 )
-from casebook.identity import KEYWORDS, contradictions, inexact, say_inexact
+from casebook.identity import why_unclear
 from casebook.outcomes import (
     FIRST_COPY_UNREADABLE,
     UNREADABLE,
@@ -204,19 +204,11 @@ def _has_undecided_copies(connection: Connection, study_instance_uid: str) -> bo
 
 
 def _hold_unclear_identity(connection: Connection, study: Study, current: Sequence[Instance], now: float) -> bool:
-    headers = [one.header for one in current]
-    reason = detail = ""
-    if unread := inexact(headers):
-        reason, detail = "identity_not_exact", f"{say_inexact(unread)}, so no draft is written."
-    elif differing := contradictions(headers):
-        named = ", ".join(KEYWORDS[one] for one in differing)
-        reason, detail = (
-            "patient_identity_differs",
-            f"The images of this study disagree about {named}, so no draft is written.",
-        )
-    if reason:
+    found = why_unclear([one.header for one in current])
+    if found is not None:
+        reason, detail = found
         generations.hold(connection, study.study_instance_uid, now=now, reason=reason, detail=detail)
-    return bool(reason)
+    return found is not None
 
 
 def _note_set_character_sets(connection: Connection, study: Study, current: Sequence[Instance], now: float) -> None:

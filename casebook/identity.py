@@ -191,3 +191,13 @@ def say_inexact(found: Sequence[Inexact]) -> str:
         for one in found
     )
     return "; ".join(dict.fromkeys(said))
+
+
+def why_unclear(headers: Sequence[StudyHeader]) -> tuple[str, str] | None:
+    """Say why nobody can tell whose a study is, as a static reason and a sentence; None where it is clear."""
+    if unread := inexact(headers):
+        return "identity_not_exact", f"{say_inexact(unread)}, so no draft is written."
+    if differing := contradictions(headers):
+        named = ", ".join(KEYWORDS[one] for one in differing)
+        return "patient_identity_differs", f"The images of this study disagree about {named}, so no draft is written."
+    return None

@@ -9,7 +9,7 @@ from functools import cache
 from casebook.case import Case
 from casebook.checks import CheckPreset, load_checks
 from casebook.errors import ModelRefused, SettingsError, UnreadablePixels
-from casebook.identity import KEYWORDS, contradictions, inexact, say_inexact, with_identity_of
+from casebook.identity import why_unclear, with_identity_of
 from casebook.logs import get_logger
 from casebook.outcomes import Drafted, Held, Refused
 from casebook.pipelines import Pipeline
@@ -22,7 +22,7 @@ from worker.reader.decode import open_picture
 from worker.reader.loaders import open_writer
 from worker.reader.picture_kind import why_no_picture
 from worker.reader.pixels import Frame, frames
-from worker.reader.plausibility import PictureStatistics, load_statistics, why_implausible
+from worker.reader.plausibility import load_statistics, why_implausible
 from worker.reader.registry import ModelEntry, Patients, find_entry, load_registry
 from worker.reader.report import order_impression, split_report
 from worker.reader.scoring import answer_checks, arrange, closed_question
@@ -157,12 +157,9 @@ def read_with(
 
 
 def _hold_unclear_identity(headers: Sequence[StudyHeader]) -> Held | None:
-    if unread := inexact(headers):
-        return Held(reason="identity_not_exact", detail=f"{say_inexact(unread)}, so no draft is written.")
-    if differing := contradictions(headers):
-        named = ", ".join(KEYWORDS[one] for one in differing)
-        return Held(reason="identity_conflict", detail=f"The images of the study disagree about {named}.")
-    return None
+    # The flow asks the same before it completes a study; images may have come since.
+    found = why_unclear(headers)
+    return None if found is None else Held(reason=found[0], detail=found[1])
 
 
 def _stated_header(first: Instance, instances: Sequence[Instance]) -> StudyHeader:
@@ -258,6 +255,7 @@ def _rendered(views: Sequence[View], entry: ModelEntry, settings: Settings) -> t
     images: list[Frame] = []
     faults: dict[str, Skipped] = {}
     blank: list[View] = []
+    statistics = None if entry.pictures is None else load_statistics(entry.pictures)
     for view in views:
         try:
             picture = open_picture(view.path, max_frame_bytes=settings.worker.max_image_bytes)
@@ -269,7 +267,7 @@ def _rendered(views: Sequence[View], entry: ModelEntry, settings: Settings) -> t
         if float(image.max()) - float(image.min()) < _BLANK:
             blank.append(view)
             continue
-        reason = why_implausible(image, _statistics(entry), is_film=view.is_film)
+        reason = why_implausible(image, statistics, is_film=view.is_film)
         if reason:
             faults[view.sop_instance_uid] = Skipped(
                 sop_instance_uid=view.sop_instance_uid, reason=reason, why=Why.IMPLAUSIBLE
@@ -279,10 +277,6 @@ def _rendered(views: Sequence[View], entry: ModelEntry, settings: Settings) -> t
         if view.is_film or len(blank) == len(views):
             faults[view.sop_instance_uid] = unreadable(view.sop_instance_uid, UnreadablePixels("The image is blank."))
     return tuple(images), list(faults.values())
-
-
-def _statistics(entry: ModelEntry) -> PictureStatistics | None:
-    return None if entry.pictures is None else load_statistics(entry.pictures)
 
 
 def _refused(left_out: Sequence[Skipped]) -> Refused:

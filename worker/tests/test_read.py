@@ -383,7 +383,8 @@ def test_images_that_disagree_about_the_patient_are_held_and_named_by_keyword_al
     outcome = read_with(FakeWriter(), hospital.case(), PRESET, settings, now=NOW)
 
     assert isinstance(outcome, Held)
-    assert outcome.detail == "The images of the study disagree about PatientID."
+    assert outcome.reason == "patient_identity_differs"
+    assert outcome.detail == "The images of this study disagree about PatientID, so no draft is written."
 
 
 def test_our_own_result_that_came_back_is_not_read(hospital: Hospital, settings: Settings) -> None:
