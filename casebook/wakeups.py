@@ -72,14 +72,10 @@ def _transport_options(settings: Settings, url: str) -> dict[str, Any]:
         return {"confirm_publish": True, **_NO_SECOND_TRY}
     if url.startswith("redis"):
         return {"socket_timeout": 10.0, "socket_connect_timeout": 3.0, **_NO_SECOND_TRY}
-    folder = settings.data_directory / "wakeups"
-    folders = {key: str(_made(folder / key)) for key in ("messages", "control", "processed")}
+    folder = str(_made(settings.data_directory / "wakeups" / "messages"))
     return {
-        "data_folder_in": folders["messages"],
-        "data_folder_out": folders["messages"],
-        "control_folder": folders["control"],
-        "processed_folder": folders["processed"],
-        "store_processed": False,
+        "data_folder_in": folder,
+        "data_folder_out": folder,
         "polling_interval": settings.broker.poll_interval_s,
     }
 

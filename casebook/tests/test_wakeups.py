@@ -26,12 +26,11 @@ def test_a_message_carries_the_name_of_a_queue_and_nothing_else(tmp_path: Path) 
     assert LOOK_TASK in messages[0].read_text()
 
 
-def test_the_folders_of_the_embedded_bus_are_private(tmp_path: Path) -> None:
+def test_the_folder_of_the_embedded_bus_is_private(tmp_path: Path) -> None:
     settings = _settings(tmp_path)
     build_app(settings)
 
-    for name in ("messages", "control", "processed"):
-        assert (tmp_path / "wakeups" / name).stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "wakeups" / "messages").stat().st_mode & 0o777 == 0o700
 
 
 def test_messages_are_acknowledged_early_and_results_are_not_kept(tmp_path: Path) -> None:
@@ -115,10 +114,12 @@ def _taken(app: Celery, queue: str) -> list[str]:
 
 
 @pytest.mark.parametrize("content", [b"", b"[[", b'[["gpu", "", "gpu"]]]]', b"\x00\xff", b"{}"])
-def test_a_damaged_table_of_bindings_stops_nobody(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_table_of_bindings_that_an_earlier_version_left_stops_nobody(tmp_path: Path, content: bytes) -> None:
     settings = _settings(tmp_path)
+    control = tmp_path / "wakeups" / "control"
+    control.mkdir(parents=True)
+    (control / "gpu.exchange").write_bytes(content)
     app = build_app(settings)
-    (tmp_path / "wakeups" / "control" / "gpu.exchange").write_bytes(content)
 
     waker(app, settings)("gpu")
 
