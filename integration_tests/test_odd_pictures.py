@@ -4,7 +4,7 @@ The undamaged phantom is the reference: foreign readers follow the descriptor of
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -28,9 +28,8 @@ from pydicom.uid import (
 )
 
 from casebook.errors import UnreadablePixels
-from codestreams import bits as bits_module
-from codestreams import decoding, fragments
 from integration_tests.foreign import program, run
+from integration_tests.odd_studies.checks import BACKED, STREAMS, TABLES, taken_out
 from training.phantom.codecs import compress
 from training.phantom.dicom import Modality, Photometric, Storage, build_study
 from worker.reader import decode as decode_module
@@ -746,7 +745,7 @@ def test_without_its_check_a_wrong_header_would_be_believed(
 
 
 @pytest.mark.parametrize("rule", ["lookup_bits", "first_mapped_value", "shown_range"])
-def test_without_its_rule_a_picture_would_be_another(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_rule_a_picture_would_be_another(rule: str) -> None:
     dataset = phantom()
     undamaged = shown(dataset)
     if rule == "shown_range":
@@ -760,49 +759,15 @@ def test_without_its_rule_a_picture_would_be_another(rule: str, monkeypatch: pyt
         dataset.VOILUTSequence = Table(first=-1024, entries=table_of(dataset, 12).entries).item(declared=16)
     assert far(shown(dataset), undamaged) < 3 * CLOSE
 
-    monkeypatch.setattr(pixels_module, rule, OFF[pixels_module, rule])
-
-    assert far(shown(dataset), undamaged) > 3 * CLOSE
-
-
-def _nothing(*_: object, **__: object) -> None:
-    """Check nothing."""
-
-
-#: What switches the checks and rules of the pictures off, so that the plausibility of what is shown can be tested alone.
-OFF: dict[tuple[Any, str], Callable[..., Any]] = {
-    **{
-        (decoding, name): _nothing
-        for name in (
-            "refuse_without_end",
-            "refuse_missing_restarts",
-            "refuse_missing_tiles",
-            "refuse_incomplete_scans",
-            "refuse_left_over_bytes",
-            "refuse_another_depth",
-            "refuse_another_sign",
-            "refuse_values_out_of_range",
-            "refuse_another_segment_length",
-        )
-    },
-    **{(bits_module, name): _nothing for name in ("refuse_unshifted_cells", "refuse_torn_depth", "refuse_torn_sign")},
-    (fragments, "refuse_another_count"): _nothing,
-    **{
-        (decode_module, name): _nothing
-        for name in ("refuse_impossible_bits", "refuse_too_few_bytes", "refuse_another_picture_behind")
-    },
-    (pixels_module, "refuse_short_table"): _nothing,
-    (pixels_module, "lookup_bits"): lambda item, _: int(item.LUTDescriptor[2]),
-    (pixels_module, "palette_bits"): lambda _: 16,
-    (pixels_module, "first_mapped_value"): lambda first, *_: first,
-    (pixels_module, "shown_range"): lambda inside: (float(inside.min()), float(inside.max())),
-}
+    with taken_out([one for one in TABLES if one.name == rule]):
+        assert far(shown(dataset), undamaged) > 3 * CLOSE
 
 
 @pytest.fixture
-def everything_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    for (module, name), instead in OFF.items():
-        monkeypatch.setattr(module, name, instead)
+def everything_off() -> Iterator[None]:
+    """Pictures without any check of streams, bits and tables."""
+    with taken_out([*STREAMS, *TABLES, *BACKED]):
+        yield
 
 
 def _cut_with_end(dataset: Dataset) -> None:

@@ -6,7 +6,8 @@ The function then returns what `--returns` says, wherever it is called from, and
 import ast
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -40,18 +41,22 @@ def take_out(place: str, returns: str) -> int:
         What the replacement gives back.
     """
     module, _, name = place.partition(":")
-    original = getattr(importlib.import_module(module), name)
     instead = replacement(returns)
-    holders = [
+    found = holders(getattr(importlib.import_module(module), name), _OURS)
+    for one, key in found:
+        setattr(one, key, instead)
+    return len(found)
+
+
+def holders(original: object, packages: Collection[str]) -> list[tuple[ModuleType, str]]:
+    """Return each module of these packages that is imported and holds a function, and under which name."""
+    return [
         (one, key)
         for module_name, one in list(sys.modules.items())
-        if module_name.partition(".")[0] in _OURS
+        if module_name.partition(".")[0] in packages and isinstance(one, ModuleType)
         for key, value in list(vars(one).items())
         if value is original
     ]
-    for one, key in holders:
-        setattr(one, key, instead)
-    return len(holders)
 
 
 def replacement(returns: str) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from integration_tests.odd_studies.chain import replaced
 from integration_tests.odd_studies.study import Side
+from integration_tests.without import holders
 
 _OURS = ("casebook", "codestreams", "dicom_node", "worker")
 
@@ -192,13 +193,7 @@ def taken_out(checks: Sequence[Check]) -> Iterator[None]:
     """Put what does nothing in the place of checks, wherever they were imported to, and forget what was found before."""
     changes: list[tuple[Any, str, Any]] = []
     for check in checks:
-        original = getattr(import_module(check.module), check.name)
-        holders = [
-            module
-            for name, module in list(sys.modules.items())
-            if name.partition(".")[0] in _OURS and isinstance(module, ModuleType)
-        ]
-        places = [(holder, name) for holder in holders for name, value in vars(holder).items() if value is original]
+        places = holders(getattr(import_module(check.module), check.name), _OURS)
         assert places, f"{check} is nowhere"
         changes += [(holder, name, check.instead) for holder, name in places]
     _forget()
