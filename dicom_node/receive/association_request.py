@@ -156,9 +156,9 @@ def _longest_pdu_bytes(user_information: bytes, otherwise: int) -> int:
 
 
 def _items(content: bytes) -> Iterator[tuple[int, bytes]]:
-    position = 0
-    # NULs after the last item are padding.
-    while any(content[position:]):
+    # NULs after the last item are padding, unless they are the end of it.
+    position, end = 0, len(content.rstrip(b"\0"))
+    while position < end:
         if len(content) - position < _ITEM.size:
             raise Invalid("item_cut_off")
         kind, length = _ITEM.unpack_from(content, position)

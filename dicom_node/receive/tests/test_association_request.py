@@ -2,10 +2,12 @@
 
 import struct
 from random import Random
+from typing import Any
 
 import pytest
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 
+from dicom_node.receive import association_request
 from dicom_node.receive.association_request import is_title, parse_request, printable, titles_of
 from dicom_node.receive.inflow import Invalid
 from dicom_node.tests.wire import CT, EXPLICIT, VERIFICATION, associate_rq, item
@@ -137,3 +139,26 @@ def test_whatever_is_read_pynetdicom_can_read_what_we_make_of_it(seed: int) -> N
         decoded.decode(plain)
         proposed = decoded.to_primitive().presentation_context_definition_list
         assert all(one.abstract_syntax and one.transfer_syntax for one in proposed)
+
+
+class CountedBytes(bytes):
+    """Bytes that count how many of them were copied out."""
+
+    copied = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        """Copy a part, and count it."""
+        found = super().__getitem__(place)
+        type(self).copied += len(found) if isinstance(found, bytes) else 0
+        return found
+
+
+def test_a_request_of_a_thousand_tiny_items_is_read_once_and_not_once_for_each() -> None:
+    CountedBytes.copied = 0
+    content = CountedBytes(item(0x7F, b"") * 1000 + context() + item(0x7F, b"ends with NUL\0\0") + bytes(50))
+
+    found = list(association_request._items(content))
+
+    assert len(found) == 1002
+    assert found[-1] == (0x7F, b"ends with NUL\0\0")
+    assert CountedBytes.copied < 2 * len(content)
