@@ -70,11 +70,16 @@ CHECKS: tuple[Check, ...] = (
         without_padding=FIRST,
     ),
     *_checks("casebook.character_sets", _TEXT, defined_term=FIRST, is_character_set="True"),
-    *_checks("casebook.flow", _IDENTITY, _hold_unclear_identity="False", _note_set_character_sets="None"),
+    *_checks(
+        "casebook.flow",
+        ("casebook/tests/test_flow.py", *_IDENTITY),
+        _hold_unclear_identity="False",
+        _note_set_character_sets="None",
+    ),
     *_checks("worker.read", ("worker/tests/test_read.py", *_IDENTITY), _hold_unclear_identity="None"),
     *_checks(
         "dicom_node.results.guards",
-        ("dicom_node/results/tests/test_guards.py",),
+        ("dicom_node/results/tests/test_guards.py", "dicom_node/results/tests/test_rejection_note.py"),
         refuse_lost_characters="None",
         _check_identity="None",
         _check_oru_identity="None",
