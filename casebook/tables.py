@@ -59,6 +59,8 @@ study = Table(
     Column("first_received_at", Float, nullable=False),
     Column("last_received_at", Float, nullable=False),
     Column("quiet_at", Float, nullable=False),
+    # What `quiet_at` was reckoned with; absent in rows of an earlier schema.
+    Column("quiet_period_s", Float),
     Column("changed_at", Float, nullable=False),
     _one_of("state", StudyState),
     Index(None, "state", "quiet_at"),
