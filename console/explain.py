@@ -207,8 +207,6 @@ def _say_received(
             _worker_advice(job, settings),
         )
     left_s = study.quiet_at - now
-    # By the clock of the receiving host, which may be ahead.
-    last_s = max(0.0, now - study.last_received_at)
     if left_s > 0:
         missing = ""
         if study.expected_instances is not None and study.expected_instances > study.instance_count:
@@ -216,7 +214,7 @@ def _say_received(
         return (
             (
                 f"Receives images: {study.instance_count} so far from {study.calling_ae_title}, the last one "
-                f"{_seconds(last_s)} ago; the quiet period ends in {_seconds(left_s)}.{missing}"
+                f"{_seconds(now - study.last_received_at)} ago; the quiet period ends in {_seconds(left_s)}.{missing}"
             ),
             f"To have it read at once: wetread close {uid}",
         )
