@@ -3,16 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 
 from casebook.errors import SchemaMismatch, UnsafeStorage
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MAX_WAL_BYTES = 64 * 1024 * 1024
@@ -111,27 +110,35 @@ def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/mounts")) 
         return
 
 
-def _alembic(engine: Engine) -> Config:
+def migrate(engine: Engine) -> None:
+    """Bring the schema to the revision of this program; safe when several services start at once."""
+    from alembic import command
+
+    command.upgrade(alembic_config(engine), "head")
+
+
+def alembic_config(engine: Engine) -> "Config":
+    """Return what Alembic has to know of this schema."""
+    # Imported only here: a verb that looks at a revision would wait for it longer than for the database.
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["engine"] = engine
     return config
 
 
-def migrate(engine: Engine) -> None:
-    """Bring the schema to the revision of this program; safe when several services start at once."""
-    command.upgrade(_alembic(engine), "head")
-
-
 def head_revision() -> str:
-    """Return the schema revision this program is written for."""
-    return ScriptDirectory(str(_MIGRATIONS)).get_current_head() or ""
+    """Return the schema revision this program is written for: the number of its newest migration."""
+    return max(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
 def current_revision(engine: Engine) -> str:
     """Return the schema revision of the database; empty when it has none."""
     with read(engine) as connection:
-        return MigrationContext.configure(connection).get_current_revision() or ""
+        if not inspect(connection).has_table("alembic_version"):
+            return ""
+        return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or "")
 
 
 def require_current(engine: Engine) -> None:

@@ -227,12 +227,15 @@ def _count_fresh(connection: Connection, study: Study, fresh: list[ReceivedInsta
         generations.start_generation(
             connection, study, now=now, action="rejection_note_received" if is_note else "late_image_received"
         )
+    # From the moment of the row, by the clock that decides when it is over: that of the receiving host may be another.
+    quiet_period_s = max(one.quiet_period_s for one in fresh)
     store.set_received(
         connection,
         study.study_instance_uid,
         instance_count=study.instance_count + len(fresh),
         last_received_at=max(study.last_received_at, last),
-        quiet_at=max(study.quiet_at, *(one.received_at + one.quiet_period_s for one in fresh)),
+        quiet_at=max(study.quiet_at, now + quiet_period_s),
+        quiet_period_s=quiet_period_s,
         now=now,
     )
 

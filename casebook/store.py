@@ -198,7 +198,8 @@ def add_study(connection: Connection, first: ReceivedInstance, *, now: float) ->
             "calling_ae_title": first.calling_ae_title,
             "first_received_at": first.received_at,
             "last_received_at": first.received_at,
-            "quiet_at": first.received_at + first.quiet_period_s,
+            "quiet_at": now + first.quiet_period_s,
+            "quiet_period_s": first.quiet_period_s,
             "changed_at": now,
         },
     )
@@ -239,6 +240,7 @@ def set_received(
     instance_count: int,
     last_received_at: float,
     quiet_at: float,
+    quiet_period_s: float,
     now: float,
 ) -> None:
     """Write what newly received objects change of a study."""
@@ -249,6 +251,7 @@ def set_received(
             "instance_count": instance_count,
             "last_received_at": last_received_at,
             "quiet_at": quiet_at,
+            "quiet_period_s": quiet_period_s,
             "changed_at": now,
         },
     )
@@ -297,26 +300,31 @@ def known_paths(connection: Connection) -> set[str]:
     return {row.path for row in connection.execute(select(_instance.path))}
 
 
-def touch(connection: Connection, quiet_at_of: Mapping[str, float]) -> None:
-    """Put off the end of the quiet period of received studies: more of them is on its way, or was sent back by us.
+def touch(connection: Connection, quiet_period_s_of: Mapping[str, float], *, now: float) -> None:
+    """Let the quiet period of received studies begin anew: more of them is on its way, or was sent back by us.
 
     Parameters
     ----------
-    quiet_at_of
-        Study Instance UID to the earliest end, in seconds since the epoch; an unknown study, or one that is past
-        being received, is left as it is.
+    quiet_period_s_of
+        Study Instance UID to the seconds it lasts; an unknown study, or one that is past being received, is left as
+        it is.
     """
-    if not quiet_at_of:
+    if not quiet_period_s_of:
         return
     lock_recording(connection)
-    for uid, quiet_at in sorted(quiet_at_of.items()):
-        connection.execute(_TOUCH_STUDY, {"uid": uid, "until": quiet_at, "quiet_at": quiet_at})
+    for uid, quiet_period_s in sorted(quiet_period_s_of.items()):
+        connection.execute(_TOUCH_STUDY, {"uid": uid, **_quiet(now, quiet_period_s)})
 
 
-def touch_all(connection: Connection, quiet_at: float) -> None:
-    """Put off the end of the quiet period of every received study."""
+def touch_all(connection: Connection, quiet_period_s: float, *, now: float) -> None:
+    """Let the quiet period of every received study begin anew."""
     lock_recording(connection)
-    connection.execute(_TOUCH_ALL, {"until": quiet_at, "quiet_at": quiet_at})
+    connection.execute(_TOUCH_ALL, _quiet(now, quiet_period_s))
+
+
+def _quiet(now: float, quiet_period_s: float) -> dict[str, float]:
+    quiet_at = now + quiet_period_s
+    return {"until": quiet_at, "quiet_at": quiet_at, "quiet_period_s": quiet_period_s}
 
 
 def is_issued(connection: Connection, sop_instance_uids: Iterable[str]) -> set[str]:

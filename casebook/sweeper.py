@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import OperationalError
 
-from casebook import flow, queue, store
+from casebook import flow, leaps, queue, store
 from casebook.case import Job
+from casebook.leaps import Leaps
 from casebook.logs import get_logger
 from casebook.wiring import Wiring
 
@@ -22,8 +23,15 @@ class Swept:
     woken: tuple[str, ...]
 
 
-def sweep(wiring: Wiring) -> Swept:
-    """Do one sweep, each study and each lease in a transaction of its own."""
+def sweep(wiring: Wiring, clock_leaps: Leaps | None = None) -> Swept:
+    """Do one sweep, each study and each lease in a transaction of its own.
+
+    Parameters
+    ----------
+    clock_leaps
+        What this sweeper knows of the clock since its last sweep; None: nothing.
+    """
+    _make_leaps_good(wiring, clock_leaps or Leaps(clock=wiring.clock))
     with wiring.read() as connection:
         now = wiring.clock.now(connection)
         silent = queue.expired(connection, now=now)
@@ -35,6 +43,21 @@ def sweep(wiring: Wiring) -> Swept:
     for name in due:
         wiring.wake(name)
     return Swept(expired=expired, completed=completed, woken=due)
+
+
+def _make_leaps_good(wiring: Wiring, clock_leaps: Leaps) -> None:
+    limits = wiring.settings.queue
+    with wiring.read() as connection:
+        forward_s = clock_leaps.forward_s(connection)
+        went_back = leaps.went_back(connection, now=wiring.clock.now(connection), limits=limits)
+    if forward_s:
+        with wiring.write() as connection:
+            count = leaps.put_off(connection, now=wiring.clock.now(connection), limits=limits)
+        _log.warning("clock_went_forward", seconds=round(forward_s), count=count)
+    if went_back:
+        with wiring.write() as connection:
+            count = leaps.pull_back(connection, now=wiring.clock.now(connection), limits=limits)
+        _log.warning("clock_went_back", count=count)
 
 
 def _expire(wiring: Wiring, job: Job) -> bool:
@@ -70,9 +93,10 @@ def _settle(wiring: Wiring, study_instance_uid: str) -> bool:
 
 def sweep_until(wiring: Wiring, stop: threading.Event) -> None:
     """Sweep again and again until told to stop; a database that is away is tried again."""
+    clock_leaps = Leaps(clock=wiring.clock)
     while not stop.is_set():
         try:
-            sweep(wiring)
+            sweep(wiring, clock_leaps)
         except Exception as error:  # noqa: BLE001 - the process edge of the sweep: the next one may succeed
             _log.error("sweep_failed", exc_info=error)
         stop.wait(wiring.settings.queue.sweep_interval_s)

@@ -59,9 +59,14 @@ study = Table(
     Column("first_received_at", Float, nullable=False),
     Column("last_received_at", Float, nullable=False),
     Column("quiet_at", Float, nullable=False),
+    # What `quiet_at` was reckoned with; absent in rows of an earlier schema.
+    Column("quiet_period_s", Float),
     Column("changed_at", Float, nullable=False),
     _one_of("state", StudyState),
     Index(None, "state", "quiet_at"),
+    # What an operator asks for: who has waited longest, and what happened in the last hour; likewise below.
+    Index(None, "state", "changed_at"),
+    Index(None, "last_received_at"),
 )
 
 instance = Table(
@@ -89,6 +94,7 @@ instance = Table(
     _one_of("status", InstanceStatus),
     UniqueConstraint("sop_instance_uid", "study_instance_uid", "sha256"),
     Index(None, "study_instance_uid", "status"),
+    Index(None, "received_at", "size_bytes"),
 )
 
 # What rejection notes took out of a study; kept apart from the instances, because a note may come before them.
@@ -215,6 +221,7 @@ attempt = Table(
     Column("result", String(16), nullable=False, default=""),
     Column("reason", String(64), nullable=False, default=""),
     UniqueConstraint("job_id", "fence"),
+    Index(None, "ended_at"),
 )
 
 # One row: which machine this installation is, whatever the number of its nodes.
@@ -244,4 +251,5 @@ audit = Table(
     Column("study_instance_uid", _UID, nullable=False, default=""),
     Column("detail", Text, nullable=False, default=""),
     Index(None, "study_instance_uid", "id"),
+    Index(None, "action", "at"),
 )

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from casebook import database
+from casebook.clock import Clock
 from casebook.pipelines import Pipeline
 from casebook.reading import (
     CheckAnswer,
@@ -28,7 +29,7 @@ from casebook.reading import (
 )
 from casebook.settings import Settings, environment
 from casebook.study import CompletionReason, PatientIdentity, ReceivedInstance, StudyHeader
-from casebook.wiring import Clock, Wiring, settle_device
+from casebook.wiring import Wiring, settle_device
 
 #: 2026-01-05 08:00:00 UTC: where every frozen clock starts.
 MORNING = 1_767_600_000.0

@@ -6,38 +6,19 @@ stays the real thing.
 
 import os
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Protocol
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 
 from casebook import database, device
+from casebook.clock import Clock, DatabaseClock
 from casebook.pipelines import Pipeline, load_pipelines
 from casebook.settings import Settings, load_settings
 from casebook.terms import Terms
-
-
-class Clock(Protocol):
-    """Tells the time of the queue of record."""
-
-    def now(self, connection: Connection) -> float:
-        """Return seconds since the epoch, UTC."""
-        ...
-
-
-class DatabaseClock:
-    """The clock of the database server where there is one, so that leases do not depend on the hosts' clocks."""
-
-    def now(self, connection: Connection) -> float:
-        """Return seconds since the epoch, UTC."""
-        if connection.dialect.name == "postgresql":
-            return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
-        return time.time()
 
 
 def _nobody(_queue: str) -> None:

@@ -46,15 +46,12 @@ def overview(connection: Connection, *, now: float) -> Overview:
     """Read the facts of this moment."""
     since = now - _HOUR_S
     oldest = _oldest(connection)
-    images, size, studies = connection.execute(
-        select(
-            func.count(),
-            func.coalesce(func.sum(_instance.size_bytes), 0),
-            func.count(_instance.study_instance_uid.distinct()),
-        ).where(_instance.received_at >= since)
+    # Counted where an index tells it all: to open each row of an hour costs more than everything else here.
+    images, size = connection.execute(
+        select(func.count(), func.coalesce(func.sum(_instance.size_bytes), 0)).where(_instance.received_at >= since)
     ).one()
     return Overview(
-        received_studies=studies,
+        received_studies=_received_studies(connection, since),
         received_images=images,
         received_bytes=int(size),
         drafted=_happened(connection, "drafted", since),
@@ -65,6 +62,11 @@ def overview(connection: Connection, *, now: float) -> Overview:
         oldest_holds=store.holds(connection, oldest) if oldest and oldest.state is StudyState.HELD else (),
         read_s=_read_s(connection, since),
     )
+
+
+def _received_studies(connection: Connection, since: float) -> int:
+    query = select(func.count()).where(tables.study.c.last_received_at >= since)
+    return int(connection.execute(query).scalar_one())
 
 
 def _happened(connection: Connection, action: str, since: float) -> int:

@@ -22,6 +22,7 @@ from casebook.errors import (
     WrongState,
 )
 from casebook.identity import contradictions
+from casebook.leaps import Leaps
 from casebook.outcomes import Classed, Cleared, Counted, Drafted, Held, Note, Outcome, Prepared, Refused
 from casebook.runner import Runner, is_away
 from casebook.settings import ArchiveSettings, QueueSettings, Settings
@@ -94,6 +95,8 @@ class Listener:
     """What a listener holds in memory: objects whose rows are not written yet."""
 
     process: Process
+    #: Seconds by which the clock of its host is wrong.
+    skew_s: float
     waiting: list[ReceivedInstance] = field(default_factory=list)
 
 
@@ -125,6 +128,8 @@ class Hospital:
         self.talked_about: set[str] = set()
         #: Draws which studies a person dismisses; apart, so that a seed without one stays the game it was.
         self.dismissals = Random(seed)  # noqa: S311 - seeded on purpose: a game is repeatable
+        #: Draws by how much clocks are wrong, apart for the same reason.
+        self.leaps = Random(seed)  # noqa: S311 - likewise
         self.expected_sends = 0
         self.workers = {
             name: [self._process(f"{name}-{number}", self._worker(name)) for number in range(count)]
@@ -185,7 +190,7 @@ class Hospital:
             settings=self.settings,
             engine=self.engine,
             pipelines=(a_pipeline(),),
-            clock=self.world.clock,
+            clock=self.world.database_clock,
             random=self.world.random,
             wake=self._wake,
             owner=owner,
@@ -202,14 +207,19 @@ class Hospital:
 
     def _sweeper(self, process: Process) -> Steps:
         wiring = self._wiring(process.name)
+        clock_leaps = Leaps(clock=wiring.clock, passed_s=lambda: self.world.now)
+        is_first = True
         yield self.world.random.uniform(0.0, _LIMITS.sweep_interval_s)
         while True:
             try:
-                sweep(wiring)
+                sweep(wiring, clock_leaps)
             except DBAPIError as error:
                 if not is_away(error):
                     raise BrokenPromise("a sweep broke off") from error
             self.promises.hold_now()
+            # A sweeper that just began cannot know of a leap of the clock before.
+            self.promises.nothing_was_completed_early(self.world.now, self.talked_about, is_excused=is_first)
+            is_first = False
             if self.world.is_calm:
                 self._seen_quiescent = self.promises.is_quiescent()
             yield _LIMITS.sweep_interval_s
@@ -265,6 +275,9 @@ class Hospital:
         for _ in range(3):
             seconds = world.random.uniform(1.0, 30.0)
             world.after(world.random.uniform(0.0, lasts_s), lambda s=seconds: world.database_goes_away(s))  # type: ignore[misc]
+        for _ in range(4):
+            seconds = self.leaps.choice((-86_400.0, -3600.0, -60.0, 60.0, 3600.0, 86_400.0))
+            world.after(self.leaps.uniform(0.0, lasts_s), lambda s=seconds: world.clock_leaps(s))  # type: ignore[misc]
         mortal = [process for process in self._processes() if process is not self.person]
         for _ in range(len(self.plans) // 3):
             process = world.random.choice(mortal)
@@ -314,13 +327,16 @@ class Hospital:
                 except DBAPIError:
                     yield 1.0
             listener.waiting += [
-                image.received(path=path, at=self.world.now, place=self.places[path])
+                image.received(path=path, at=self.world.now + listener.skew_s, place=self.places[path])
                 for path, image in self.disk.items()
                 if path.startswith(f"{process.name}/") and path not in known
             ]
             yield from self._index(listener, wiring)
 
-        listener = Listener(process=self._process(f"listener-{number}", begin))
+        listener = Listener(
+            process=self._process(f"listener-{number}", begin),
+            skew_s=self.leaps.choice((-60.0, -30.0, 0.0, 30.0, 60.0)),
+        )
         return listener
 
     def _index(self, listener: Listener, wiring: SimulatedWiring) -> Steps:
@@ -341,6 +357,7 @@ class Hospital:
                     raise BrokenPromise("a batch of received objects has no rows") from error
                 yield 1.0
                 continue
+            self.promises.rows_written(batch, self.world.now)
             del listener.waiting[: len(batch)]
 
     def _send(self, image: Image) -> None:
@@ -468,7 +485,7 @@ class Hospital:
             return
         try:
             with self._wiring(process.name).write() as connection:
-                queue.renew(connection, job, lease_until=self.world.now + _LIMITS.lease_s)
+                queue.renew(connection, job, lease_until=self.world.database_clock.now() + _LIMITS.lease_s)
         except (LostLease, DBAPIError):
             return
         except Crash:

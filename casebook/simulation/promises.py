@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, Engine, func, select
 
-from casebook import database, generations, store, tables
+from casebook import database, generations, leaps, store, tables
 from casebook.case import Case, JobState
 from casebook.simulation.ends import End
-from casebook.simulation.patients import PLANTED_NAME, Image
+from casebook.simulation.patients import PLANTED_NAME, QUIET_PERIOD_S, Image
 from casebook.simulation.world import BrokenPromise
-from casebook.study import InstanceStatus, StudyState
+from casebook.study import CompletionReason, InstanceStatus, ReceivedInstance, StudyState
 
 _LIVE = (JobState.READY, JobState.RETRY, JobState.RUNNING)
 _OUTCOMES = (
@@ -44,6 +44,9 @@ _OUTLIVED = (
 )
 
 
+_QUIET = select(_study.study_instance_uid, _study.generation).where(_study.completion_reason == CompletionReason.QUIET)
+
+
 @dataclass(slots=True, kw_only=True)
 class Promises:
     """Watches one hospital."""
@@ -52,8 +55,42 @@ class Promises:
     ends: dict[str, End]
     #: Every object that was answered 0x0000.
     acknowledged: list[Image] = field(default_factory=list)
+    _counts: dict[str, int] = field(default_factory=dict)
+    #: Study -> when it had another image, by the time that passed.
+    _last_row_at: dict[str, float] = field(default_factory=dict)
+    _completed: set[tuple[str, int]] = field(default_factory=set)
     #: (study, destination) -> generation of the newest send that began.
     _newest_send: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def rows_written(self, batch: Iterable[ReceivedInstance], now: float) -> None:
+        """Note that rows were written, and which studies had another image by it."""
+        uids = {one.study_instance_uid for one in batch}
+        with database.read(self.engine) as connection:
+            counts = {uid: store.get_study(connection, uid).instance_count for uid in uids}
+        for uid, count in counts.items():
+            if count != self._counts.get(uid):
+                self._last_row_at[uid] = now
+                self._counts[uid] = count
+
+    def nothing_was_completed_early(self, now: float, decided: Collection[str], *, is_excused: bool) -> None:
+        """Check that every study that counts as quiet was so, by the time that passed and not by any clock.
+
+        Parameters
+        ----------
+        decided
+            Studies about which a person said something, who may end a quiet period.
+        is_excused
+            Whether what is new is only taken note of.
+        """
+        with database.read(self.engine) as connection:
+            rows = connection.execute(_QUIET).all()
+        for row in rows:
+            if (row.study_instance_uid, row.generation) in self._completed:
+                continue
+            self._completed.add((row.study_instance_uid, row.generation))
+            quiet_s = now - self._last_row_at.get(row.study_instance_uid, 0.0)
+            if quiet_s < QUIET_PERIOD_S - leaps.SLACK_S and row.study_instance_uid not in decided and not is_excused:
+                raise BrokenPromise(f"{row.study_instance_uid}: complete after {quiet_s:.1f} quiet seconds")
 
     def send_begins(self, case: Case) -> None:
         """Look at a send whose first byte is about to leave."""

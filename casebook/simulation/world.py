@@ -49,13 +49,29 @@ class Odds:
     deaf: float = 0.05
 
 
+class LeapingClock:
+    """A clock that runs as the time passes, and is set."""
+
+    def __init__(self, true: FrozenClock) -> None:
+        """Take what tells the time that passes."""
+        self._true = true
+        self.leapt_s = 0.0
+
+    def now(self, connection: Connection | None = None) -> float:
+        """Return seconds since the epoch, UTC."""
+        return self._true.now(connection) + self.leapt_s
+
+
 class World:
     """Time, chance and everything that is scheduled."""
 
     def __init__(self, seed: int) -> None:
         """Start at the same morning for every seed."""
         self.random = Random(seed)  # noqa: S311 - a simulation is repeatable
+        #: The time that passes.
         self.clock = FrozenClock()
+        #: What the database takes for the time of day: it is set now and then.
+        self.database_clock = LeapingClock(self.clock)
         self.odds = Odds()
         #: No more faults: from now on everything has to come to its end.
         self.is_calm = False
@@ -90,6 +106,11 @@ class World:
         if happens:
             self.faults[fault] += 1
         return happens
+
+    def clock_leaps(self, seconds: float) -> None:
+        """Set the clock of the database on, or back."""
+        self.faults["clock went forward" if seconds > 0 else "clock went back"] += 1
+        self.database_clock.leapt_s += seconds
 
     def database_goes_away(self, seconds: float) -> None:
         """Let every transaction fail for some time."""

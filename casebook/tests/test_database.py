@@ -15,6 +15,13 @@ from casebook.testing import empty_postgresql
 from integration_tests.foreign import refuse_or_skip
 
 
+def test_the_revision_of_this_program_is_the_head_of_its_migrations(sqlite: Engine) -> None:
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(database.alembic_config(sqlite))
+    assert [database.head_revision()] == scripts.get_heads()
+
+
 def test_every_sqlite_connection_is_durable(sqlite: Engine) -> None:
     for _ in range(2):
         with database.read(sqlite) as connection:
@@ -144,7 +151,7 @@ def test_services_that_start_together_migrate_once(tmp_path: Path, kind: str) ->
 def test_the_first_schema_can_be_taken_back(tmp_path: Path) -> None:
     engine = database.open_database(f"sqlite:///{tmp_path / 'wetread.sqlite'}")
     database.migrate(engine)
-    command.downgrade(database._alembic(engine), "base")
+    command.downgrade(database.alembic_config(engine), "base")
 
     assert database.current_revision(engine) == ""
     engine.dispose()

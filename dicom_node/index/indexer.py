@@ -8,12 +8,12 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
 
 from casebook import store
+from casebook.clock import Clock, DatabaseClock
 from casebook.database import read, write
 from casebook.errors import StoreUnavailable
 from casebook.logs import get_logger
@@ -48,18 +48,16 @@ class _Entry:
 class Indexer:
     """Turns stored instances into rows; one thread."""
 
-    def __init__(
-        self, inbox: Inbox, records: AnyRecorder, settings: Settings, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, inbox: Inbox, records: AnyRecorder, settings: Settings, clock: Clock | None = None) -> None:
         self._inbox = inbox
         self._records = records
         self._settings = settings
-        self._clock = clock
+        self._clock = clock or DatabaseClock()
         self._waiting: deque[_Entry] = deque()
         self._batch: list[_Entry] = []
         self._row_before_ack = settings.listener.row_before_ack
         self._touching = threading.Lock()
-        #: Study Instance UID to the earliest end of its quiet period, not yet written down.
+        #: Study Instance UID to the quiet period in seconds that begins anew, not yet written down.
         self._touched: dict[str, float] = {}
         self._something_waits = threading.Event()
         self._stopping = threading.Event()
@@ -108,7 +106,7 @@ class Indexer:
         """Keep a received study from completing for another quiet period; called by every association's thread."""
         quiet_period_s = self._settings.listener.quiet_period_of(calling_ae_title, "")
         with self._touching:
-            self._touched[study_instance_uid] = self._clock() + quiet_period_s
+            self._touched[study_instance_uid] = quiet_period_s
         self._something_waits.set()
 
     def take_up(self, engine: Engine) -> int:
@@ -117,7 +115,7 @@ class Indexer:
         Nothing was received meanwhile, so that no study was quiet: each waits for another quiet period.
         """
         with write(engine) as connection:
-            store.touch_all(connection, self._clock() + self._settings.listener.quiet_period_s)
+            store.touch_all(connection, self._settings.listener.quiet_period_s, now=self._clock.now(connection))
         with read(engine) as connection:
             known = store.known_paths(connection)
         count = 0

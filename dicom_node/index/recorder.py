@@ -5,9 +5,8 @@ Headers are read here, off the acknowledgement path, and in a process of its own
 aside with its reason.
 """
 
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from casebook import audit, device, intake, store
+from casebook.clock import Clock, DatabaseClock
 from casebook.database import write
 from casebook.errors import InvalidObject, StoreUnavailable, WetreadError
 from casebook.logs import get_logger
@@ -35,8 +35,8 @@ class AnyRecorder(Protocol):
         """Make rows and return the paths that still have none, because the database or the disk did not answer."""
         ...
 
-    def touch(self, quiet_at_of: Mapping[str, float]) -> None:
-        """Keep studies from completing before a time of their own, in seconds since the epoch.
+    def touch(self, quiet_period_s_of: Mapping[str, float]) -> None:
+        """Let the quiet period of received studies begin anew, each with its own length in seconds.
 
         Raises
         ------
@@ -49,13 +49,11 @@ class AnyRecorder(Protocol):
 class Recorder:
     """Makes rows of stored instances, in the caller's thread."""
 
-    def __init__(
-        self, inbox: Inbox, engine: Engine, settings: Settings, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, inbox: Inbox, engine: Engine, settings: Settings, clock: Clock | None = None) -> None:
         self._inbox = inbox
         self._engine = engine
         self._settings = settings
-        self._clock = clock
+        self._clock = clock or DatabaseClock()
 
     def record(self, stored: Sequence[StoredInstance]) -> set[str]:
         """Make rows and return the paths that still have none, because the database or the disk did not answer."""
@@ -68,8 +66,8 @@ class Recorder:
             left |= {one.path for one in described}
         return left
 
-    def touch(self, quiet_at_of: Mapping[str, float]) -> None:
-        """Keep studies from completing before a time of their own, in seconds since the epoch.
+    def touch(self, quiet_period_s_of: Mapping[str, float]) -> None:
+        """Let the quiet period of received studies begin anew, each with its own length in seconds.
 
         Raises
         ------
@@ -78,7 +76,7 @@ class Recorder:
         """
         try:
             with write(self._engine) as connection:
-                store.touch(connection, quiet_at_of)
+                store.touch(connection, quiet_period_s_of, now=self._clock.now(connection))
         except SQLAlchemyError:
             raise StoreUnavailable from None
 
@@ -167,7 +165,7 @@ class Recorder:
                 own = store.is_issued(connection, [one.sop_instance_uid for one in described])
                 devices = device.known_uids(connection)
                 marked = [_marked(one, own, devices, digests) for one in described]
-                return intake.record_instances(connection, marked, self._clock(), held)
+                return intake.record_instances(connection, marked, self._clock.now(connection), held)
         # With nothing locked: to hash a long object takes seconds.
         digests.update((path, self._digest(path)) for path in unhashed)
         # A repetition that was removed comes again when nobody could be told so.
@@ -200,7 +198,7 @@ class Recorder:
             with write(self._engine) as connection:
                 audit.record(
                     connection,
-                    at=self._clock(),
+                    at=self._clock.now(connection),
                     actor="listener",
                     action=action,
                     study_instance_uid=study_instance_uid,

@@ -40,15 +40,15 @@ class RemoteRecorder(ABC):
         left: set[str] = self._ask("record", list(stored))
         return left
 
-    def touch(self, quiet_at_of: Mapping[str, float]) -> None:
-        """Keep studies from completing before a time of their own, in seconds since the epoch.
+    def touch(self, quiet_period_s_of: Mapping[str, float]) -> None:
+        """Let the quiet period of received studies begin anew, each with its own length in seconds.
 
         Raises
         ------
         StoreUnavailable
             When the database does not answer, or there is no recorder now.
         """
-        self._ask("touch", dict(quiet_at_of))
+        self._ask("touch", dict(quiet_period_s_of))
 
     @abstractmethod
     def forward(self, question: bytes) -> bytes:

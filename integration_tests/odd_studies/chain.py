@@ -138,7 +138,7 @@ class Chain:
         self._line = _Line()
         service._index = self._line
         self._inbox = service._inbox
-        self._recorder = Recorder(self._inbox, wiring.engine, settings, lambda: clock.at)
+        self._recorder = Recorder(self._inbox, wiring.engine, settings, clock)
         entry = find_entry(load_registry(settings.config_directory / "models"), "phantom-cxr")
         self._writer = RecordingWriter(entry)
         self._preset = load_preset(settings.config_directory)

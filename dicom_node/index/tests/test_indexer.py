@@ -4,8 +4,7 @@ import contextlib
 import errno
 import hashlib
 import struct
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from casebook import device, intake, store, tables
+from casebook.clock import Clock
 from casebook.database import read, write
 from casebook.errors import StoreUnavailable
 from casebook.settings import SHIPPED_DEVICE_UID, Settings
+from casebook.testing import FrozenClock
 from dicom_node.index import indexer, recorder
 from dicom_node.index.description import describe
 from dicom_node.index.indexer import MAX_LAG_S, Indexer
@@ -37,7 +38,7 @@ class Bench:
         self.inbox = Inbox(tmp_path)
         self.indexer = self.an_indexer()
 
-    def an_indexer(self, settings: Settings | None = None, clock: Callable[[], float] = time.time) -> Indexer:
+    def an_indexer(self, settings: Settings | None = None, clock: Clock | None = None) -> Indexer:
         chosen = settings or self.settings
         return Indexer(self.inbox, Recorder(self.inbox, self.engine, chosen, clock), chosen, clock)
 
@@ -294,7 +295,7 @@ def test_the_quiet_period_of_the_sender_is_used(tmp_path: Path) -> None:
     settings = bench.settings.model_copy(
         update={"listener": bench.settings.listener.model_copy(update={"quiet_period_s": 7.0})}
     )
-    bench.indexer = bench.an_indexer(settings)
+    bench.indexer = bench.an_indexer(settings, FrozenClock(1000.0))
     stored = replace(bench.land(), received_at=1000.0)
     bench.indexer._waiting.clear()
     bench.indexer.submit(stored)
@@ -361,32 +362,41 @@ def _quiet_at(bench: Bench) -> float:
 
 
 def test_a_study_waits_while_more_of_it_is_on_its_way(bench: Bench) -> None:
-    now = [1000.0]
-    bench.indexer = bench.an_indexer(clock=lambda: now[0])
-    bench.indexer.submit(replace(bench.land(), received_at=1000.0))
+    clock = FrozenClock(1000.0)
+    bench.indexer = bench.an_indexer(clock=clock)
+    bench.land()
     bench.indexer.index_waiting()
     before = _quiet_at(bench)
 
-    now[0] += 20.0
+    clock.advance(20.0)
     bench.indexer.touch("1.2.3", "SENDER")
     bench.indexer.touch("9.9.9", "SENDER")
     bench.indexer.index_waiting()
     assert (before, _quiet_at(bench)) == (1030.0, 1050.0)
 
-    now[0] -= 15.0
+    clock.advance(-15.0)
     bench.indexer.touch("1.2.3", "SENDER")
     bench.indexer.index_waiting()
     assert _quiet_at(bench) == 1050.0
 
 
+@pytest.mark.parametrize("skew_s", [-3600.0, -60.0, 60.0, 3600.0])
+def test_the_clock_of_the_receiving_host_does_not_decide_when_a_study_is_quiet(bench: Bench, skew_s: float) -> None:
+    bench.indexer = bench.an_indexer(clock=FrozenClock(1000.0))
+    bench.indexer.submit(replace(bench.land(), received_at=1000.0 + skew_s))
+    bench.indexer.index_waiting()
+
+    assert _quiet_at(bench) == 1030.0
+
+
 def test_a_touch_is_not_forgotten_while_the_database_does_not_answer(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.indexer = bench.an_indexer(clock=lambda: 1020.0)
+    bench.indexer = bench.an_indexer(clock=FrozenClock(1020.0))
     bench.indexer.submit(replace(bench.land(), received_at=1000.0))
     bench.indexer.index_waiting()
 
-    def refuse(*_arguments: object) -> None:
+    def refuse(*_arguments: object, **_named: object) -> None:
         raise OperationalError("update", {}, Exception("locked"))
 
     bench.indexer.touch("1.2.3", "SENDER")
@@ -400,9 +410,10 @@ def test_a_touch_is_not_forgotten_while_the_database_does_not_answer(
 
 
 def test_no_study_was_quiet_while_nobody_listened(bench: Bench) -> None:
-    bench.indexer.submit(replace(bench.land(), received_at=1000.0))
+    bench.indexer = bench.an_indexer(clock=FrozenClock(1000.0))
+    bench.land()
     bench.indexer.index_waiting()
-    restarted = bench.an_indexer(clock=lambda: 5000.0)
+    restarted = bench.an_indexer(clock=FrozenClock(5000.0))
 
     restarted.take_up(bench.engine)
 
