@@ -9,8 +9,16 @@ from sqlalchemy import Connection
 
 from casebook import audit, flow, generations, queue, store
 from casebook.errors import IdentityConflict, WrongState
-from casebook.identity import KEYWORDS, agree, contradictions, exact_text, inexact, say_inexact
-from casebook.study import CompletionReason, InstanceStatus, ReceivedInstance, Study, StudyHeader, StudyState
+from casebook.identity import agree, disagreements, exact_text, inexact, say_inexact
+from casebook.study import (
+    CompletionReason,
+    Demographic,
+    InstanceStatus,
+    ReceivedInstance,
+    Study,
+    StudyHeader,
+    StudyState,
+)
 from casebook.terms import Terms
 
 
@@ -95,6 +103,9 @@ def release(
     accession_number: str | None = None,
     patient_birth_date: str | None = None,
     issuer_of_patient_id: str | None = None,
+    patient_name: str | None = None,
+    patient_sex: str | None = None,
+    strict: Sequence[Demographic] = (),
     now: float,
     actor: str,
 ) -> int:
@@ -107,8 +118,10 @@ def release(
     ----------
     patient_id
         PatientID of the images that may be read.
-    accession_number, patient_birth_date, issuer_of_patient_id
+    accession_number, patient_birth_date, issuer_of_patient_id, patient_name, patient_sex
         What else they have to carry; empty for images that carry none, None where it does not matter.
+    strict
+        Of name and sex, in which of them they may not differ.
 
     Raises
     ------
@@ -126,6 +139,8 @@ def release(
         "accession_number": accession_number,
         "patient_birth_date": patient_birth_date,
         "issuer_of_patient_id": issuer_of_patient_id,
+        "patient_name": patient_name,
+        "patient_sex": patient_sex,
     }
     kept: dict[str, StudyHeader] = {}
     unread: list[StudyHeader] = []
@@ -143,7 +158,7 @@ def release(
         if fits:
             kept[one.sop_instance_uid] = one.header
         decided.append((one.path, fits))
-    _refuse_unclear(kept.values(), unread)
+    _refuse_unclear(kept.values(), unread, strict)
     for path, fits in decided:
         status = InstanceStatus.CURRENT if fits else InstanceStatus.EXCLUDED
         store.set_instance_status(connection, path, status, reason="" if fits else "left_out_at_release")
@@ -216,14 +231,21 @@ def _keep_undecided(connection: Connection, study_instance_uid: str) -> None:
 
 
 def _carries(header: StudyHeader, wanted: Mapping[str, str | None]) -> bool:
-    return all(value is None or agree(exact_text(header, name), value) for name, value in wanted.items())
+    return all(value is None or _says(header, name, value) for name, value in wanted.items())
 
 
-def _refuse_unclear(kept: Collection[StudyHeader], unread: Sequence[StudyHeader]) -> None:
+def _says(header: StudyHeader, name: str, value: str) -> bool:
+    if name == "patient_sex":
+        return header.patient_sex == value
+    return agree(exact_text(header, name), value)
+
+
+def _refuse_unclear(
+    kept: Collection[StudyHeader], unread: Sequence[StudyHeader], strict: Sequence[Demographic]
+) -> None:
     if not kept and unread:
         raise IdentityConflict(f"Of every image that carries it, {say_inexact(inexact(unread))}; nothing was changed.")
     if not kept:
         raise IdentityConflict("No image of this study carries that identity; nothing was changed.")
-    if differing := contradictions(kept):
-        named = ", ".join(KEYWORDS[one] for one in differing)
+    if named := disagreements(kept, strict):
         raise IdentityConflict(f"The images still disagree about {named}; nothing was changed.")

@@ -151,7 +151,7 @@ def complete(connection: Connection, study_instance_uid: str, *, terms: Terms, r
         return False  # The next sweep looks again once the copies are compared.
     current = store.instances(connection, study_instance_uid)
     _note_set_character_sets(connection, study, current, terms.now)
-    if _hold_unclear_identity(connection, study, current, terms.now):
+    if _hold_unclear_identity(connection, study, current, terms):
         return True
     if _has_undecided_copies(connection, study_instance_uid):
         generations.hold(
@@ -203,11 +203,11 @@ def _has_undecided_copies(connection: Connection, study_instance_uid: str) -> bo
     return bool(store.instances(connection, study_instance_uid, statuses=(InstanceStatus.CONFLICT,)))
 
 
-def _hold_unclear_identity(connection: Connection, study: Study, current: Sequence[Instance], now: float) -> bool:
-    found = why_unclear([one.header for one in current])
+def _hold_unclear_identity(connection: Connection, study: Study, current: Sequence[Instance], terms: Terms) -> bool:
+    found = why_unclear([one.header for one in current], terms.strict)
     if found is not None:
         reason, detail = found
-        generations.hold(connection, study.study_instance_uid, now=now, reason=reason, detail=detail)
+        generations.hold(connection, study.study_instance_uid, now=terms.now, reason=reason, detail=detail)
     return found is not None
 
 

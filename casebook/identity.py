@@ -7,8 +7,9 @@ archive answers, priors, and what a person releases.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
-from casebook.study import Fault, IdentifyingText, PatientIdentity, StudyHeader
+from casebook.study import Demographic, Fault, IdentifyingText, PatientIdentity, StudyHeader
 
 #: What a person is told, after the keyword.
 FAULT_WORDS = {
@@ -193,11 +194,61 @@ def say_inexact(found: Sequence[Inexact]) -> str:
     return "; ".join(dict.fromkeys(said))
 
 
-def why_unclear(headers: Sequence[StudyHeader]) -> tuple[str, str] | None:
-    """Say why nobody can tell whose a study is, as a static reason and a sentence; None where it is clear."""
+def differing_demographics(headers: Iterable[StudyHeader]) -> tuple[Demographic, ...]:
+    """Name what images of one patient say differently about name and sex, in a fixed order.
+
+    An empty value says nothing. Of a name, each component group (alphabetic, ideographic, phonetic: PS3.5 6.2.1.2) is
+    compared where both state it, without regard to case, as a query for a person's name is (PS3.4 C.2.2.2.1).
+    """
+    compared = tuple(headers)
+    return tuple(one for one in Demographic if _say_differently(one, compared))
+
+
+def _say_differently(what: Demographic, headers: Sequence[StudyHeader]) -> bool:
+    values = dict.fromkeys(str(getattr(one, what)) for one in headers)
+    return any(_is_another(one, other) for one, other in combinations(values, 2))
+
+
+def _is_another(one: str, other: str) -> bool:
+    pairs = zip(_groups(one), _groups(other), strict=False)
+    return any(first and second and first != second for first, second in pairs)
+
+
+def _groups(text: str) -> list[str]:
+    # Empty components at the end of a group are padding.
+    return ["^".join(part.strip() for part in group.rstrip("^ ").split("^")).casefold() for group in text.split("=")]
+
+
+def with_demographics_of(header: StudyHeader, others: Iterable[StudyHeader]) -> StudyHeader:
+    """Return a header with the name and the sex that it lacks, where the others state one of it and no other."""
+    compared = tuple(others)
+    differing = differing_demographics(compared)
+    found = {
+        what.value: next((text for one in compared if (text := str(getattr(one, what)))), "")
+        for what in Demographic
+        if what not in differing and not getattr(header, what)
+    }
+    return replace(header, **found)  # type: ignore[arg-type]
+
+
+def why_unclear(headers: Sequence[StudyHeader], strict: Sequence[Demographic] = ()) -> tuple[str, str] | None:
+    """Say why nobody can tell whose a study is, as a static reason and a sentence; None where it is clear.
+
+    Parameters
+    ----------
+    strict
+        In what the images may not differ either, because the site says so.
+    """
     if unread := inexact(headers):
         return "identity_not_exact", f"{say_inexact(unread)}, so no draft is written."
-    if differing := contradictions(headers):
-        named = ", ".join(KEYWORDS[one] for one in differing)
+    if named := disagreements(headers, strict):
         return "patient_identity_differs", f"The images of this study disagree about {named}, so no draft is written."
     return None
+
+
+def disagreements(headers: Iterable[StudyHeader], strict: Sequence[Demographic] = ()) -> str:
+    """Name the attributes in which headers may not differ and do, as a person reads it; empty where there are none."""
+    compared = tuple(headers)
+    keywords = [KEYWORDS[one] for one in contradictions(compared)]
+    keywords += [one.keyword for one in differing_demographics(compared) if one in strict]
+    return ", ".join(keywords)

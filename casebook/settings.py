@@ -21,6 +21,7 @@ from pydantic_settings import SettingsError as UnreadableSource
 
 from casebook.character_sets import is_character_set
 from casebook.errors import SettingsError
+from casebook.study import Demographic
 
 #: The configuration that ships with the program.
 SHIPPED_CONFIG_DIRECTORY = Path(__file__).resolve().parent.parent / "config"
@@ -78,6 +79,14 @@ class QueueSettings(_Frozen):
     """Longest wait before the second attempt; each further wait doubles."""
     backoff_cap_s: float = Field(default=900.0, gt=0)
     """Longest wait between two attempts."""
+
+
+class IdentitySettings(_Frozen):
+    """What the images of a study have to agree in, beyond what says who the patient is."""
+
+    strict: tuple[Demographic, ...] = ()
+    """`patient_name`, `patient_sex` or both: a study whose images differ in it is held. Otherwise it is read, states
+    what its first image says, and its draft says that the images differ."""
 
 
 class CharacterSetUse(StrEnum):
@@ -470,6 +479,8 @@ class Settings(BaseSettings):
     """The DICOM listener."""
     stow: StowSettings | None = None
     """The STOW-RS endpoint; absent: there is none."""
+    identity: IdentitySettings = IdentitySettings()
+    """What the images of a study have to agree in."""
     device: DeviceSettings = DeviceSettings()
     """How results name this machine."""
     worker: WorkerSettings = WorkerSettings()

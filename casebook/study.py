@@ -71,6 +71,18 @@ class RejectionReason(StrEnum):
     RETENTION_EXPIRED = "data_retention_expired"
 
 
+class Demographic(StrEnum):
+    """What is usually the same in all images of a study, and may be written otherwise without another patient."""
+
+    PATIENT_NAME = "patient_name"
+    PATIENT_SEX = "patient_sex"
+
+    @property
+    def keyword(self) -> str:
+        """Its DICOM keyword."""
+        return {"patient_name": "PatientName", "patient_sex": "PatientSex"}[self]
+
+
 class Fault(StrEnum):
     """Why a value that identifies cannot be used."""
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from casebook.pipelines import Pipeline
 from casebook.settings import QueueSettings
+from casebook.study import Demographic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,5 +13,7 @@ class Terms:
 
     pipelines: tuple[Pipeline, ...]
     limits: QueueSettings
+    #: Of name and sex, in what the images of a study may not differ.
+    strict: tuple[Demographic, ...] = ()
     #: Seconds since the epoch, by the clock of the queue of record.
     now: float

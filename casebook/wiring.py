@@ -53,7 +53,12 @@ class Wiring:
 
     def terms(self, connection: Connection) -> Terms:
         """Return what the flow decides by in this transaction."""
-        return Terms(pipelines=self.pipelines, limits=self.settings.queue, now=self.clock.now(connection))
+        return Terms(
+            pipelines=self.pipelines,
+            limits=self.settings.queue,
+            strict=self.settings.identity.strict,
+            now=self.clock.now(connection),
+        )
 
 
 def wire(

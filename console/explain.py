@@ -14,9 +14,9 @@ from casebook import audit, generations, store, tables
 from casebook.audit import AuditEvent
 from casebook.case import JobState
 from casebook.flow import STEPS
-from casebook.identity import contradictions, exact_text, inexact, says_nothing
+from casebook.identity import IDENTITY, contradictions, differing_demographics, exact_text, inexact, says_nothing
 from casebook.settings import Settings
-from casebook.study import Fault, Hold, Instance, InstanceStatus, PatientIdentity, Study, StudyState
+from casebook.study import Demographic, Fault, Hold, Instance, InstanceStatus, PatientIdentity, Study, StudyState
 
 #: States that need a person.
 NEEDS_A_PERSON = (StudyState.HELD, StudyState.DEAD)
@@ -100,7 +100,9 @@ def explain(
     holds: tuple[Hold, ...] = ()
     if study.state is StudyState.HELD:
         holds = store.holds(connection, study, with_values=show_patient_ids)
-        sentence, advice = _say_holds(connection, study, holds, outputs, show_patient_ids=show_patient_ids)
+        sentence, advice = _say_holds(
+            connection, study, holds, outputs, strict=settings.identity.strict, show_patient_ids=show_patient_ids
+        )
         advice = f"{advice.rstrip('.')}. {_dismissal(study)}"
     else:
         sentence, advice = _say(connection, study, jobs, outputs, settings=settings, now=now)
@@ -329,6 +331,7 @@ def _say_holds(
     holds: Sequence[Hold],
     outputs: Sequence[OutputFacts],
     *,
+    strict: Sequence[Demographic],
     show_patient_ids: bool,
 ) -> tuple[str, str]:
     """Say every reason of a hold: of the study first, then of each destination."""
@@ -336,7 +339,7 @@ def _say_holds(
     if generations.holds_one_output(study):
         # A study that was held by an earlier release has its last reason alone.
         return _say_held_outputs(study, of_outputs or [_only_hold(study)], outputs)
-    sentence, advice = _say_held(connection, study, holds, show_patient_ids=show_patient_ids)
+    sentence, advice = _say_held(connection, study, holds, strict=strict, show_patient_ids=show_patient_ids)
     others = [one for one in holds if one.destination or one.reason != study.reason]
     if others:
         sentence += f" Held also because: {'; '.join(_say_hold(one) for one in others)}."
@@ -365,7 +368,12 @@ def _say_hold(one: Hold) -> str:
 
 
 def _say_held(
-    connection: Connection, study: Study, holds: Sequence[Hold], *, show_patient_ids: bool
+    connection: Connection,
+    study: Study,
+    holds: Sequence[Hold],
+    *,
+    strict: Sequence[Demographic],
+    show_patient_ids: bool,
 ) -> tuple[str, str]:
     uid = study.study_instance_uid
     if study.reason == "archive_names_another_patient":
@@ -375,7 +383,8 @@ def _say_held(
     instances = store.instances(connection, uid, statuses=counting)
     if study.reason == "identity_not_exact":
         return f"Held for a person: {study.detail.rstrip('.')} ({study.reason}).", _mend_texts(uid, instances)
-    differing = contradictions([one.header for one in instances])
+    headers = [one.header for one in instances]
+    differing = (*contradictions(headers), *(one for one in differing_demographics(headers) if one in strict))
     options = "".join(f" {option}" for name, option in _RELEASE_OPTIONS.items() if name in differing)
     release = f"Mend it in the PACS and send the study again, or: wetread release {uid} --as PATIENT_ID{options}"
     if "patient_id" in differing:
@@ -388,7 +397,8 @@ def _say_held(
     if study.reason in _ABOUT_A_REPEATED_IMAGE:
         conflicting = _of_status(instances, (InstanceStatus.CONFLICT, InstanceStatus.UNCLASSED))
         which = f" ({conflicting[0].sop_instance_uid})" if conflicting else ""
-        added = "".join(f" {option}" for name, option in _RELEASE_OPTIONS.items() if _only_some_state(name, instances))
+        chosen = [name for name in IDENTITY if _only_some_state(name, instances)]
+        added = "".join(f" {_RELEASE_OPTIONS[name]}" for name in chosen if name in _RELEASE_OPTIONS)
         read = "the copy that carries all of this is read; with the PatientID alone the first one" if added else ""
         return (
             f"Held for a person: {study.detail.rstrip('.')}{which}.",
@@ -410,6 +420,8 @@ _RELEASE_OPTIONS = {
     "issuer_of_patient_id": "--issuer ISSUER",
     "patient_birth_date": "--birth-date YYYYMMDD",
     "accession_number": "--accession-number NUMBER",
+    Demographic.PATIENT_NAME: "--patient-name NAME",
+    Demographic.PATIENT_SEX: "--sex SEX",
 }
 
 

@@ -15,6 +15,8 @@ from console.options import directories, no_such_study, wire_with_wakeups
 @click.option("--accession-number", help='Only those with this AccessionNumber; "" for those without one.')
 @click.option("--birth-date", help='Only those with this PatientBirthDate, YYYYMMDD; "" for those without one.')
 @click.option("--issuer", help='Only those with this IssuerOfPatientID; "" for those without one.')
+@click.option("--patient-name", help='Only those with this PatientName, as it is written; "" for those without one.')
+@click.option("--sex", help='Only those with this PatientSex; "" for those without one.')
 @directories
 def release(
     study_instance_uid: str,
@@ -23,6 +25,8 @@ def release(
     accession_number: str | None,
     birth_date: str | None,
     issuer: str | None,
+    patient_name: str | None,
+    sex: str | None,
     config_directory: Path | None,
     data_directory: Path | None,
 ) -> None:
@@ -37,6 +41,9 @@ def release(
                 accession_number=accession_number,
                 patient_birth_date=birth_date,
                 issuer_of_patient_id=issuer,
+                patient_name=patient_name,
+                patient_sex=sex,
+                strict=wiring.settings.identity.strict,
                 now=wiring.clock.now(connection),
                 actor=f"person {getpass.getuser()}",
             )

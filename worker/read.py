@@ -9,13 +9,18 @@ from functools import cache
 from casebook.case import Case
 from casebook.checks import CheckPreset, load_checks
 from casebook.errors import ModelRefused, SettingsError, UnreadablePixels
-from casebook.identity import why_unclear, with_identity_of
+from casebook.identity import (
+    differing_demographics,
+    why_unclear,
+    with_demographics_of,
+    with_identity_of,
+)
 from casebook.logs import get_logger
 from casebook.outcomes import Drafted, Held, Refused
 from casebook.pipelines import Pipeline
 from casebook.reading import InstanceReference, Provenance, Reading
 from casebook.settings import Settings
-from casebook.study import CompletionReason, Instance, StudyHeader
+from casebook.study import CompletionReason, Demographic, Instance, StudyHeader
 from worker.reader import prompts
 from worker.reader.consistency import find_contradiction
 from worker.reader.decode import open_picture
@@ -110,7 +115,8 @@ def read_with(
     if pipeline is None:
         raise SettingsError("A study can only be read for a pipeline.")
     instances = [one for one in case.instances if one.sop_instance_uid not in case.issued_uids]
-    held = _hold_unclear_identity([one.header for one in instances])
+    headers = [one.header for one in instances]
+    held = _hold_unclear_identity(headers, settings)
     if held is not None:
         return held
     shown = _show(instances, writer.entry, settings)
@@ -149,6 +155,7 @@ def read_with(
             notes=(
                 *_notes(shown, pipeline.language),
                 *_set_aside_notes(len(case.set_aside_uids), pipeline.language),
+                *_differing_notes(differing_demographics(headers), pipeline.language),
             ),
             provenance=_provenance(writer, preset, pipeline),
             created_at=now,
@@ -156,15 +163,16 @@ def read_with(
     )
 
 
-def _hold_unclear_identity(headers: Sequence[StudyHeader]) -> Held | None:
+def _hold_unclear_identity(headers: Sequence[StudyHeader], settings: Settings) -> Held | None:
     # The flow asks the same before it completes a study; images may have come since.
-    found = why_unclear(headers)
+    found = why_unclear(headers, settings.identity.strict)
     return None if found is None else Held(reason=found[0], detail=found[1])
 
 
 def _stated_header(first: Instance, instances: Sequence[Instance]) -> StudyHeader:
     # A capture without an order may be what is shown; the draft belongs to the order that the others name.
-    header = with_identity_of(first.header, [one.header for one in instances])
+    headers = [one.header for one in instances]
+    header = with_demographics_of(with_identity_of(first.header, headers), headers)
     # The bytes that were received stay with the rows of the images.
     return replace(header, identifying=())
 
@@ -362,6 +370,19 @@ def _set_aside_notes(count: int, language: str) -> tuple[str, ...]:
         return (f"本检查有 {count} 幅图像经人工排除或已被标记为废弃，未纳入。",)
     were = "1 image of the study was" if count == 1 else f"{count} images of the study were"
     return (f"{were} left out: rejected, or by decision of a person.",)
+
+
+_DEMOGRAPHICS_ZH = {Demographic.PATIENT_NAME: "患者姓名", Demographic.PATIENT_SEX: "患者性别"}
+
+
+def _differing_notes(differing: Sequence[Demographic], language: str) -> tuple[str, ...]:
+    if not differing:
+        return ()
+    if language == "zh":
+        named = "、".join(_DEMOGRAPHICS_ZH[one] for one in differing)
+        return (f"本检查各影像中的{named}不一致；本草稿采用首幅所读影像中的记载。",)
+    named = " and ".join(one.keyword for one in differing)
+    return (f"The images of this study differ in {named}; the draft states what the first image that was read says.",)
 
 
 def _provenance(writer: Writer, preset: CheckPreset, pipeline: Pipeline) -> Provenance:

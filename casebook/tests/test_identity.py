@@ -13,13 +13,16 @@ from casebook.identity import (
     agree,
     changes,
     contradictions,
+    differing_demographics,
     exact_text,
     inexact,
     say_inexact,
     unvouched,
+    why_unclear,
+    with_demographics_of,
     with_identity_of,
 )
-from casebook.study import Fault, IdentifyingText, PatientIdentity, StudyHeader
+from casebook.study import Demographic, Fault, IdentifyingText, PatientIdentity, StudyHeader
 from casebook.testing import MORNING, a_header, a_received_instance
 
 UNREAD = IdentifyingText(
@@ -110,3 +113,60 @@ def test_the_bytes_come_back_from_the_row_and_old_rows_without_them_can_be_read(
         (row,) = store.instances(connection, "1.2.3")
     assert row.header == StudyHeader(identity=PatientIdentity(patient_id="P-1"), patient_name="Doe^John")
     assert inexact([row.header]) == ()
+
+
+# ---- name and sex ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("DOE^JANE", "DOE^JANE"),
+        ("DOE^JANE", "Doe^Jane"),
+        ("DOE^JANE", "DOE^JANE^^^"),
+        ("DOE^JANE", "DOE ^JANE"),
+        ("DOE^JANE", ""),
+        ("Wang^XiaoDong=王^小东", "Wang^XiaoDong"),
+        ("Wang^XiaoDong=王^小东", "=王^小东"),
+        ("Wang^XiaoDong", "=王^小东"),
+    ],
+)
+def test_one_name_may_be_written_in_several_ways(one: str, other: str) -> None:
+    assert not differing_demographics([a_header(patient_name=one), a_header(patient_name=other)])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("DOE^JANE", "DOE^JOHN"),
+        ("DOE^JANE", "DOE^JANE^M"),
+        ("DOE^JANE", "JANE^DOE"),
+        ("Wang^XiaoDong=王^小东", "Wang^XiaoDong=王^小冬"),
+        ("A^B=甲^乙=x", "A^B==y"),
+    ],
+)
+def test_another_name_under_one_patient_id_is_named(one: str, other: str) -> None:
+    headers = [a_header(patient_name=text) for text in ("", one, other)]
+
+    assert differing_demographics(headers) == (Demographic.PATIENT_NAME,)
+    assert why_unclear(headers) is None
+    assert why_unclear(headers, [Demographic.PATIENT_SEX]) is None
+    found = why_unclear(headers, [Demographic.PATIENT_NAME])
+    assert found == (
+        "patient_identity_differs",
+        "The images of this study disagree about PatientName, so no draft is written.",
+    )
+
+
+def test_another_sex_under_one_patient_id_is_named_and_an_empty_one_says_nothing() -> None:
+    assert not differing_demographics([a_header(patient_sex=sex) for sex in ("F", "", "F")])
+    assert differing_demographics([a_header(patient_sex=sex) for sex in ("F", "O")]) == (Demographic.PATIENT_SEX,)
+
+
+def test_what_a_header_lacks_is_taken_from_others_that_agree() -> None:
+    capture = a_header(patient_name="", patient_sex="F")
+    others = [a_header(patient_name="DOE^JANE", patient_sex="M"), a_header(patient_name="Doe^Jane")]
+
+    filled = with_demographics_of(capture, others)
+    assert (filled.patient_name, filled.patient_sex) == ("DOE^JANE", "F")
+    assert with_demographics_of(capture, [*others, a_header(patient_name="ROE^RICK")]).patient_name == ""
