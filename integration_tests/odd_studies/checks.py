@@ -86,11 +86,20 @@ STREAMS = (
     _of_picture(_DECODING, "refuse_another_depth", "stream of fewer bits"),
     _of_picture(_DECODING, "refuse_another_sign", "signed stream"),
     _of_picture(_DECODING, "refuse_another_segment_length", "RLE of another size"),
+    Check(
+        module=_DECODING,
+        name="refuse_packets_out_of_place",
+        seen_by=("JPEG 2000 damaged",),
+        behind=("why_implausible", "refuse_impossible_packets", "refuse_foreign_codewords"),
+    ),
+    _of_picture(_DECODING, "refuse_runs_across_rows", "RLE run longer"),
     _of_picture("codestreams.fragments", "refuse_another_count", "two streams"),
 )
 #: Without these another layer still refuses what they refuse, only with a worse reason: their own tests hold them.
 BACKED = (
     Check(module=_DECODING, name="refuse_values_out_of_range", seen_by=()),
+    Check(module=_DECODING, name="refuse_impossible_packets", seen_by=()),
+    Check(module=_DECODING, name="refuse_foreign_codewords", seen_by=()),
     Check(module="worker.reader.decode", name="refuse_impossible_bits", seen_by=()),
     Check(module="worker.reader.decode", name="refuse_too_few_bytes", seen_by=()),
 )
@@ -185,7 +194,7 @@ CHECKS = (*STREAMS, *TABLES, *SUBJECTS, *IDENTITIES)
 
 def with_those_behind(check: Check) -> list[Check]:
     """Return a check and the checks behind it."""
-    return [check, *(one for one in (*CHECKS, *_BEHIND) if one.name in check.behind)]
+    return [check, *(one for one in (*CHECKS, *BACKED, *_BEHIND) if one.name in check.behind)]
 
 
 @contextmanager

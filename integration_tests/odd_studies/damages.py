@@ -85,6 +85,35 @@ def _cut_and_padded(draft: DraftStudy) -> None:
     draft.done.append(f"filled with {('zeros', 'ones', 'itself')[chosen]} from {place} of {CUTS + 1}")
 
 
+def _jpeg_2000_damaged(draft: DraftStudy) -> None:
+    """Fill a part of the packets of a JPEG 2000 with zeros, with its own bytes or with those of another picture."""
+    pixels = _store(draft, _syntax(draft, JPEG2000Lossless, JPEG2000, HTJ2KLossless))
+    stream = pixels.codestream()
+    begin, end = encoders.bounds_of_packets(stream)
+    at = begin + (end - begin) * int(draft.rng.integers(1, CUTS // 2)) // (CUTS + 1)
+    stop = end if draft.rng.random() < 0.5 else min(at + (end - begin) // 2, end)
+    kept, pixels.values = pixels.values, np.ascontiguousarray(pixels.values[::-1, ::-1])
+    other = pixels.codestream()
+    pixels.values = kept
+    kind = int(draft.rng.integers(3))
+    source = (b"\0", stream[begin:at], other[len(other) // 2 : -2])[kind]
+    fill = (source * (1 + (stop - at) // max(len(source), 1)))[: stop - at]
+    _replace_stream(draft, pixels, stream[:at] + fill + stream[stop:])
+    draft.expected = Expected.RIGHT_OR_NONE
+    draft.done.append(f"bytes {at} to {stop} of {len(stream)}: {('zeros', 'its own', 'of another')[kind]}")
+
+
+def _rle_run_longer(draft: DraftStudy) -> None:
+    """Let a run of an RLE segment say a few pixels too many, so that everything behind it is moved."""
+    pixels = _store(draft, RLELossless)
+    while pixels.bits_stored == 8:
+        pixels = _store(draft, RLELossless)
+    more = int(draft.rng.integers(20, 60))
+    _replace_stream(draft, pixels, encoders.with_longer_runs(pixels.codestream(), 0, more))
+    draft.expected = Expected.RIGHT_OR_NONE
+    draft.done.append(f"a run of {more} pixels too many")
+
+
 def _cut_items(draft: DraftStudy) -> None:
     """Cut the whole pixel data at one of 20 places, items and all."""
     pixels = _store(draft, _syntax(draft, *encoders.SYNTAXES))
@@ -617,6 +646,8 @@ ODD: Mapping[str, Kind] = MappingProxyType(
     {
         "stream cut": _cut_stream,
         "stream cut and filled": _cut_and_padded,
+        "JPEG 2000 damaged": _jpeg_2000_damaged,
+        "RLE run longer": _rle_run_longer,
         "items cut": _cut_items,
         "native pixels cut": _cut_native,
         "fragment missing": _fragment_missing,
