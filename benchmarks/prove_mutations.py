@@ -147,7 +147,7 @@ CHECKS: tuple[Check, ...] = (
         palette_bits="16",
         first_mapped_value=FIRST,
         shown_range="(0.0, 4095.0)",
-        find_marks="[]",
+        find_edge_marks="None",
     ),
     # How it looks.
     *_checks(
