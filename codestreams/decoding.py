@@ -50,6 +50,8 @@ class Decoded:
     values: NDArray[Any]
     #: Whether the stream gave red, green and blue whatever the header says.
     is_rgb: bool
+    #: Whether it gave luminance and chrominance whatever the header says.
+    is_luminance: bool = False
 
 
 def can_decode(transfer_syntax_uid: str) -> bool:
@@ -86,7 +88,7 @@ def decode(content: bytes, transfer_syntax_uid: str, described: Description) -> 
     raw = _DECODERS[found.kind](found)
     if raw.shape != described.shape:
         raise UnreadablePixels(StreamFault.SIZE_CONFLICT)
-    return Decoded(values=fit(raw, found, described), is_rgb=found.is_rgb)
+    return Decoded(values=fit(raw, found, described), is_rgb=found.is_rgb, is_luminance=found.is_luminance)
 
 
 def refuse_without_end(found: Structure) -> None:
@@ -405,7 +407,7 @@ def _decode_segment(segment: bytes, described: Description) -> NDArray[np.uint8]
     except (RuntimeError, ValueError):
         raise UnreadablePixels(StreamFault.TRUNCATED) from None
     refuse_another_segment_length(plane.size, needed, described.columns)
-    if plane.size > needed:
+    if needed + 1 < plane.size < needed + described.columns:
         refuse_runs_across_rows(segment, needed, described.columns)
     return plane[:needed]
 
@@ -425,7 +427,7 @@ def refuse_another_segment_length(length: int, needed: int, columns: int) -> Non
 
 
 def refuse_runs_across_rows(segment: bytes, needed: int, columns: int) -> None:
-    """Refuse an RLE segment that is too long and whose runs go on from row to row: what is too much is no padding.
+    """Refuse an RLE segment that is bytes too long and has runs from row to row: what is too much is no padding.
 
     Raises
     ------

@@ -62,6 +62,8 @@ class Structure:
     packets: tuple[Tile, ...] = ()
     #: Whether decoding gives red, green and blue whatever the header says.
     is_rgb: bool = False
+    #: Whether decoding gives luminance and chrominance whatever the header says.
+    is_luminance: bool = False
 
 
 #: ISO/IEC 10918-1 B.1.1.2: a marker is FF, and neither 00 nor FF; any number of fill bytes FF may stand before it.
@@ -71,6 +73,8 @@ _SCAN_MARKER = re.compile(rb"(?<!\xff)\xff++([\x01-\xfe])")
 #: ISO/IEC 14495-1 A.1: a bit is stuffed after FF, so that only 80 and up is a marker.
 _JPEG_LS_MARKER = re.compile(rb"(?<!\xff)\xff++([\x80-\xfe])")
 _EOI, _SOS, _DRI, _DNL = 0xD9, 0xDA, 0xDD, 0xDC
+#: APP14, whose last byte says whether colours were transformed (ISO/IEC 10918-6 6.5.3).
+_ADOBE = 0xEE
 _RESTARTS = range(0xD0, 0xD8)
 #: SOF0 to SOF15 without DHT, JPG and DAC; SOF55 is JPEG-LS.
 _FRAME_HEADERS = frozenset(set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7})
@@ -123,6 +127,7 @@ def _read_jpeg(content: bytes) -> Structure:
     frame: _FrameHeader | None = None
     scans: list[Scan] = []
     has_end = False
+    transform: int | None = None
     while (match := _JPEG_MARKER.match(content, position)) is not None:
         marker, position = match[1][0], match.end()
         if marker == _EOI:
@@ -132,6 +137,8 @@ def _read_jpeg(content: bytes) -> Structure:
         body = content[position + 2 : position + length]
         if marker in _FRAME_HEADERS:
             frame = _frame_header(marker, body, position + 2)
+        elif marker == _ADOBE and body[:5] == b"Adobe" and len(body) >= 12:
+            transform = body[11]
         elif marker == _DRI:
             restart_interval = int.from_bytes(body, "big")
         elif marker == _DNL and frame is not None:
@@ -156,7 +163,9 @@ def _read_jpeg(content: bytes) -> Structure:
         stream=stream,
         has_end=has_end,
         scans=tuple(scans),
-        is_rgb=bytes(frame.components) in {b"RGB", b"rgb"},
+        is_rgb=len(frame.components) == 3 and (transform == 0 or bytes(frame.components) in {b"RGB", b"rgb"}),
+        # Chrominance alone is stored with fewer samples.
+        is_luminance=len(frame.components) == 3 and (transform == 1 or len(set(frame.components.values())) > 1),
     )
 
 

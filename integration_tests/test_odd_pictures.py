@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom import DataElement, Dataset, dcmread
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
@@ -22,6 +23,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
@@ -452,6 +454,64 @@ def test_windows_are_those_of_dcmtk(bits: int, photometric: Photometric, functio
     _, _, _, *numbers = (tmp_path / "image.pgm").read_text(encoding="ascii").split("\n", 3)
     expected = np.array(numbers[0].split(), dtype=float).reshape(dataset.Rows, dataset.Columns) / 65535
     assert far(shown(path), expected) < 0.001
+
+
+@pytest.mark.parametrize("shape", ["INVERSE", "inverse", " INVERSE ", "Inverse"])
+def test_a_presentation_shape_is_read_however_it_is_spelt(shape: str) -> None:
+    dataset = phantom()
+    undamaged = shown(dataset)
+    store(dataset, 4095 - stored(dataset).astype(np.int64))
+    dataset.WindowCenter = 4096 - float(dataset.WindowCenter)
+    dataset["PresentationLUTShape"] = DataElement("PresentationLUTShape", "CS", shape, validation_mode=0)
+
+    assert far(shown(dataset), undamaged) < 0.001
+
+
+@pytest.mark.parametrize(
+    ("keyword", "sides"),
+    [("PixelAspectRatio", [2, 1]), ("PixelSpacing", [0.4, 0.2]), ("ImagerPixelSpacing", [0.3, 0.15])],
+)
+@pytest.mark.parametrize("is_tall", [True, False])
+def test_pixels_that_are_not_square_are_made_so(keyword: str, sides: list[float], *, is_tall: bool) -> None:
+    dataset = phantom()
+    dataset.Rows, dataset.Columns = dataset.Rows // 2 * 2, dataset.Columns // 2 * 2
+    values = np.frombuffer(dataset.PixelData, "<u2")[: dataset.Rows * dataset.Columns].reshape(dataset.Rows, -1)
+    store(dataset, values)
+    undamaged = shown(dataset)
+    store(dataset, values[::2] if is_tall else values[:, ::2])
+    dataset.Rows, dataset.Columns = (values[::2] if is_tall else values[:, ::2]).shape
+    for absent in ("PixelSpacing", "ImagerPixelSpacing"):
+        if absent in dataset:
+            delattr(dataset, absent)
+    setattr(dataset, keyword, sides if is_tall else sides[::-1])
+
+    assert shown(dataset).shape == undamaged.shape
+    assert far(shown(dataset), undamaged) < CLOSE
+
+
+@pytest.mark.parametrize("sides", [[0, 1], [1, 0], [1, 100], [1, 1], [-1, 2]])
+def test_sides_of_a_pixel_that_cannot_be_change_nothing(sides: list[int]) -> None:
+    dataset = phantom()
+    undamaged = shown(dataset)
+    dataset.PixelAspectRatio = sides
+
+    assert far(shown(dataset), undamaged) == 0
+
+
+@pytest.mark.parametrize("said", ["RGB", "YBR_FULL", "YBR_FULL_422"])
+@pytest.mark.parametrize(("subsampling", "keeps_rgb"), [("4:2:0", False), ("4:2:2", False), ("4:4:4", True)])
+def test_a_jpeg_that_says_its_colours_is_believed(said: str, subsampling: str, *, keeps_rgb: bool) -> None:
+    film = (shown(phantom())[..., None] * [255, 160, 90]).astype(np.uint8)
+    written_ = BytesIO()
+    options = {"keep_rgb": True} if keeps_rgb else {"subsampling": subsampling}
+    Image.fromarray(film).save(written_, "JPEG", quality=98, **options)
+    dataset = phantom(codec=JPEGLosslessSV1)
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, said, 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    _wrap(dataset, written_.getvalue())
+
+    assert far(shown(dataset), film.astype(np.float32) / 255) < CLOSE
 
 
 # ---------------------------------------------------------------------------------------- palettes

@@ -111,6 +111,7 @@ TABLES = (
     _of_picture(_DECODE, "refuse_another_picture_behind", "size lies"),
     _of_picture(_PIXELS, "refuse_short_table", "table cut"),
     _of_picture(_PIXELS, "lookup_bits", "narrow VOI LUT", instead=lambda item, *_: int(item.LUTDescriptor[2])),
+    _of_picture(_PIXELS, "pixel_height", "pixels not square", instead=lambda *_: 1.0),
     _of_picture(_PIXELS, "first_mapped_value", "signed first value", instead=lambda first, *_: first),
     _of_picture(
         _PIXELS,
@@ -128,7 +129,11 @@ SUBJECTS = (
     Check(module=f"{_SUBJECT}.projection", name="_by_position", seen_by=("ViewPosition from the side",)),
     Check(module=f"{_SUBJECT}.projection", name="_by_code", seen_by=("ViewCodeSequence from the side",)),
     Check(module=f"{_SUBJECT}.projection", name="_by_description", seen_by=("SeriesDescription from the side",)),
-    Check(module=f"{_SUBJECT}.projection", name="_by_orientation", seen_by=("PatientOrientation from the side",)),
+    Check(
+        module=f"{_SUBJECT}.projection",
+        name="_by_orientation",
+        seen_by=("PatientOrientation from the side", "mirrored"),
+    ),
 )
 _IDENTITY = "casebook.identity"
 #: Whose a study is.

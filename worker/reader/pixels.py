@@ -6,13 +6,14 @@ carry their tables per frame (PS3.3 C.7.6.16), so every table is looked up for t
 
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
 
@@ -38,6 +39,9 @@ _NEAR = 0.25
 _ROUNDED_UP = 1.02
 #: Bits of the entries of tables as they are made (PS3.3 C.11.1.1).
 _DEPTHS_OF_TABLES = frozenset({8, 10, 12, 14, 16})
+
+#: Up to this ratio of its sides a pixel is square; over the other one what is stated makes no picture.
+_SQUARE, _FLATTEST = 1.02, 8.0
 
 Frame = NDArray[np.float32]
 Values = NDArray[np.floating[Any]]
@@ -120,7 +124,8 @@ def rendered_frames(
     for index, stored in zip(wanted, stored_frames(picture, indices), strict=True):
         with plain_faults(Fault.BAD_LOOKUP_TABLE):
             rendered = render(stored, picture.header, index, window)
-        yield rendered
+            tall = pixel_height(picture.header, index)
+            yield rendered if tall == 1 else replace(rendered, frame=with_square_pixels(rendered.frame, tall))
 
 
 def render(stored: NDArray[Any], header: Dataset, index: int = 0, window: Window | None = None) -> Rendered:
@@ -159,9 +164,38 @@ def render(stored: NDArray[Any], header: Dataset, index: int = 0, window: Window
     values, has_modality_lut = modality_values(stored, header, index)
     shown = _voi(values, stored, header, index, window, has_modality_lut=has_modality_lut)
     # PS3.3 C.11.6: INVERSE repeats what MONOCHROME1 says and does not undo it.
-    if photometric == "MONOCHROME1" or header.get("PresentationLUTShape") == "INVERSE":
+    shape = str(header.get("PresentationLUTShape") or "").strip().upper()
+    if photometric == "MONOCHROME1" or shape == "INVERSE":
         return Rendered(frame=np.float32(1) - shown.frame, lacks_marks=shown.lacks_marks)
     return shown
+
+
+def pixel_height(header: Dataset, index: int = 0) -> float:
+    """Return the height of a pixel over its width (PS3.3 C.7.6.3.1.7, 10.7.1.3); 1 where nothing says otherwise."""
+    measures = _macro(header, "PixelMeasuresSequence", index)
+    for item, keyword in (
+        (header, "PixelAspectRatio"),
+        (measures, "PixelSpacing"),
+        (header, "ImagerPixelSpacing"),
+        (header, "NominalScannedPixelSpacing"),
+    ):
+        numbers = _numbers(item, keyword)
+        if len(numbers) == 2 and numbers[0] and numbers[1] and min(numbers[0], numbers[1]) > 0:
+            tall = numbers[0] / numbers[1]
+            return tall if _SQUARE < max(tall, 1 / tall) < _FLATTEST else 1.0
+    return 1.0
+
+
+def with_square_pixels(frame: Frame, tall: float) -> Frame:
+    """Widen or heighten a frame whose pixels are not square, as a viewer does; nothing is thrown away."""
+    rows, columns = frame.shape[:2]
+    size = (columns, round(rows * tall)) if tall > 1 else (round(columns / tall), rows)
+    planes = [
+        np.asarray(Image.fromarray(np.ascontiguousarray(plane)).resize(size, Image.Resampling.BILINEAR))
+        for plane in (np.moveaxis(frame, -1, 0) if frame.ndim == 3 else [frame])
+    ]
+    wide: Frame = np.stack(planes, axis=-1) if frame.ndim == 3 else planes[0]
+    return wide
 
 
 def modality_values(stored: NDArray[Any], header: Dataset, index: int = 0) -> tuple[Values, bool]:

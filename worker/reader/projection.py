@@ -250,6 +250,10 @@ def _by_orientation(header: Dataset) -> Stated | None:
     if sorted(axes) == ["end", "side"]:
         across = values[axes.index("side")]
         turned = len(across) > 1 and across[1] in {"A", "P"}
+        if not turned and (values[0][0], values[1][0]) != ("L", "F"):
+            # Left and right of a draft would be those of the picture and not of the patient.
+            reason = "mirrored or turned on its side, by PatientOrientation"
+            return Stated(projection=Projection.UNKNOWN, reason=reason)
         return _stated(Projection.OBLIQUE if turned else Projection.FRONTAL, "PatientOrientation")
     if sorted(axes) == ["depth", "end"]:
         return _stated(Projection.LATERAL, "PatientOrientation")

@@ -155,7 +155,11 @@ def test_a_code_that_is_not_understood_says_nothing_beside_a_position_that_is() 
     ("orientation", "projection"),
     [
         (["L", "F"], Projection.FRONTAL),
-        (["R", "F"], Projection.FRONTAL),
+        (["L", "FR"], Projection.FRONTAL),
+        (["R", "F"], Projection.UNKNOWN),
+        (["L", "H"], Projection.UNKNOWN),
+        (["R", "H"], Projection.UNKNOWN),
+        (["F", "L"], Projection.UNKNOWN),
         (["A", "F"], Projection.LATERAL),
         (["P", "F"], Projection.LATERAL),
         (["LA", "F"], Projection.OBLIQUE),
@@ -177,6 +181,7 @@ def test_the_directions_of_rows_and_columns_decide_where_nothing_else_does(
         {"ViewPosition": "LATERAL", "ViewCodeSequence": code("272479007")},
         {"ViewPosition": "PA", "SeriesDescription": "Chest LAT"},
         {"ViewPosition": "PA", "PatientOrientation": ["A", "F"]},
+        {"ViewPosition": "PA", "PatientOrientation": ["R", "F"]},
         {"ViewPosition": "SOMETHING", "ViewCodeSequence": code("272479007")},
     ],
 )
