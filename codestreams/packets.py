@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 #: Shorter codewords are not worth trying.
 _SHORT_CODEWORD = 64
-#: More code-blocks than any picture has that is read here.
-_MOST_BLOCKS = 4_000_000
+#: So often, at the most, a code-block is looked at: each in every layer. No picture that is read here needs as many.
+_MOST_LOOKS = 2_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,7 +295,7 @@ def _precincts(tile: Tile, coding: Coding) -> list[_Precinct]:
             row, column = (bounds[1] >> high) + number // across, (bounds[0] >> wide) + number % across
             grids = _grids(tile, coding, level, column, row)
             blocks += tile.components * sum(one * other for one, other in grids)
-            if blocks > _MOST_BLOCKS:
+            if blocks * coding.layers > _MOST_LOOKS:
                 raise OutOfPlaceError
             place = max(tile.top, row << high + scale), max(tile.left, column << wide + scale)
             found += [

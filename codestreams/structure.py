@@ -251,7 +251,9 @@ def _read_jpeg_2000(content: bytes) -> Structure:
     parts, position, has_end = _read_tile_parts(content, position)
     of_parts = {one for part in parts for one in part.markers}
     is_one_way = not (_OTHER_WAYS & {*markers, *of_parts}) and _COD not in of_parts
-    numbers = dict.fromkeys(part.tile for part in parts)
+    tiles: dict[int, list[_TilePart]] = {}
+    for part in parts:
+        tiles.setdefault(part.tile, []).append(part)
     depth = depths.pop()
     return Structure(
         kind=Kind.JPEG_2000,
@@ -262,10 +264,10 @@ def _read_jpeg_2000(content: bytes) -> Structure:
         is_signed=bool(depth & 0x80),
         stream=content[: position + 2] if has_end else content,
         has_end=has_end,
-        tiles=len(numbers),
+        tiles=len(tiles),
         expected_tiles=size.tiles_across * size.tiles_down,
         coding=coding if is_one_way else None,
-        packets=tuple(_tile(number, parts, size, content) for number in numbers),
+        packets=tuple(_tile(number, found, size, content) for number, found in tiles.items()),
         is_rgb=size.components >= 3 and coding.has_colour_transform,
     )
 
@@ -336,6 +338,6 @@ def _tile(number: int, parts: list[_TilePart], size: _Size, content: bytes) -> T
         top=max(size.tile_top + row * size.tile_rows, size.top),
         bottom=min(size.tile_top + (row + 1) * size.tile_rows, size.rows),
         components=size.components,
-        parts=tuple((part.begin, part.end) for part in parts if part.tile == number),
-        content=b"".join(content[part.begin : part.end] for part in parts if part.tile == number),
+        parts=tuple((part.begin, part.end) for part in parts),
+        content=b"".join(content[part.begin : part.end] for part in parts),
     )

@@ -1,6 +1,8 @@
 """The packets of a sound JPEG 2000 end where their tile ends, however it is coded; those of a damaged one do not."""
 
 import io
+import time
+from dataclasses import replace
 from typing import Any
 
 import imagecodecs
@@ -161,6 +163,18 @@ def test_more_packets_than_bytes_are_none() -> None:
 
     with pytest.raises(OutOfPlaceError):
         walk(shorter, found.coding)
+
+
+def test_a_few_bytes_cannot_ask_for_a_walk_without_end() -> None:
+    found = read_structure(_encode(PICTURES["empty"]))
+    assert found.coding is not None
+    tile = replace(found.packets[0], right=2**15, bottom=2**15, content=bytes(10**6))
+    coding = replace(found.coding, block=(2, 2), layers=1000)
+
+    began = time.perf_counter()
+    with pytest.raises(OutOfPlaceError):
+        walk(tile, coding)
+    assert time.perf_counter() - began < 10
 
 
 def test_the_end_of_the_last_codeword_belongs_to_the_picture() -> None:
