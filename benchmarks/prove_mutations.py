@@ -42,6 +42,7 @@ _TEXT = ("dicom_node/objects/tests/test_text.py", "integration_tests/test_identi
 _ARCHIVE = ("dicom_node/archive/tests/test_patient_check.py",)
 _STREAMS = (
     "codestreams/tests/test_decoding.py",
+    "codestreams/tests/test_packets.py",
     "codestreams/tests/test_fragments.py",
     "codestreams/tests/test_part10.py",
     "codestreams/tests/test_bits.py",
@@ -116,6 +117,10 @@ CHECKS: tuple[Check, ...] = (
         refuse_incomplete_scans="None",
         refuse_left_over_bytes="None",
         refuse_another_segment_length="None",
+        refuse_runs_across_rows="None",
+        refuse_impossible_packets="None",
+        refuse_packets_out_of_place="None",
+        refuse_foreign_codewords="None",
     ),
     *_checks(
         "codestreams.bits",
@@ -142,7 +147,8 @@ CHECKS: tuple[Check, ...] = (
         palette_bits="16",
         first_mapped_value=FIRST,
         shown_range="(0.0, 4095.0)",
-        find_marks="[]",
+        find_edge_marks="None",
+        pixel_height="1.0",
     ),
     # How it looks.
     *_checks(

@@ -1,6 +1,9 @@
 """From one codestream to stored values: the decoder, and what the stream and the header must agree on."""
 
+import re
 import struct
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -14,6 +17,7 @@ from casebook.errors import UnreadablePixels
 from codestreams.bits import stored_bits
 from codestreams.description import Description
 from codestreams.faults import StreamFault
+from codestreams.packets import OutOfPlaceError, Tile, Walked, count_packets, walk
 from codestreams.structure import Kind, Structure, read_structure
 
 #: PS3.5 A.4.
@@ -21,6 +25,7 @@ _RLE = "1.2.840.10008.1.2.5"
 _TRANSFER_SYNTAXES = frozenset(
     {_RLE} | {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202, 203)}
 )
+_NO_RUN = 128
 #: Bytes that no encoder writes at the end of a scan: whether they change the picture tells whether it was complete.
 _PROBE = bytes(np.random.default_rng(1).integers(1, 255, 96, dtype=np.uint8))
 #: What changes bytes into others.
@@ -29,6 +34,12 @@ _OTHERS = bytes((0x15, 0x2A, 0x55, 0x33, 0x0F, 0x5A, 0x3C, 0x71))
 _LEFT_OVER = 16
 #: Segments under so many bytes are not tried: too little of them is picture.
 _SHORT_SEGMENT = 64
+#: ISO/IEC 15444-1 B.10.1: FF90 and up does not occur in packets, but for the markers around them (A.8).
+_NO_PACKET = re.compile(rb"\xff(?!\x91\x00\x04|\x92)[\x90-\xff]")
+#: So many zeros may stand in the codewords of a JPEG 2000 and at their ends.
+_ZEROS_OF_CODEWORDS = 64
+#: Bytes at the end of the last codeword that are tried.
+_LAST_OF_CODEWORD = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +50,8 @@ class Decoded:
     values: NDArray[Any]
     #: Whether the stream gave red, green and blue whatever the header says.
     is_rgb: bool
+    #: Whether it gave luminance and chrominance whatever the header says.
+    is_luminance: bool = False
 
 
 def can_decode(transfer_syntax_uid: str) -> bool:
@@ -75,7 +88,7 @@ def decode(content: bytes, transfer_syntax_uid: str, described: Description) -> 
     raw = _DECODERS[found.kind](found)
     if raw.shape != described.shape:
         raise UnreadablePixels(StreamFault.SIZE_CONFLICT)
-    return Decoded(values=fit(raw, found, described), is_rgb=found.is_rgb)
+    return Decoded(values=fit(raw, found, described), is_rgb=found.is_rgb, is_luminance=found.is_luminance)
 
 
 def refuse_without_end(found: Structure) -> None:
@@ -218,6 +231,71 @@ def refuse_left_over_bytes(found: Structure, decoded: NDArray[Any]) -> None:
         raise UnreadablePixels(StreamFault.DAMAGED)
 
 
+def refuse_impossible_packets(found: Structure) -> None:
+    """Refuse a JPEG 2000 whose packets hold bytes that no encoder writes (ISO/IEC 15444-1 B.10.1 and C.2.9).
+
+    Raises
+    ------
+    UnreadablePixels
+        When they hold a marker, or more zeros in a row than there can be empty packets.
+    """
+    for tile in found.packets:
+        if _NO_PACKET.search(tile.content):
+            raise UnreadablePixels(StreamFault.DAMAGED)
+        if found.coding is not None and found.coding.is_arithmetic:
+            zeros = min(count_packets(tile, found.coding), len(tile.content)) + _ZEROS_OF_CODEWORDS
+            if bytes(zeros) in tile.content:
+                raise UnreadablePixels(StreamFault.DAMAGED)
+
+
+def refuse_packets_out_of_place(end: int, length: int) -> None:
+    """Refuse a JPEG 2000 whose packets do not end where their tile ends: a decoder would lose its place as well.
+
+    Parameters
+    ----------
+    end
+        Of the last packet of a tile, in bytes; below zero where they could not be walked.
+    length
+        Of the tile, in bytes.
+
+    Raises
+    ------
+    UnreadablePixels
+        When the two differ.
+    """
+    if end != length:
+        raise UnreadablePixels(StreamFault.DAMAGED)
+
+
+def refuse_foreign_codewords(found: Structure, walks: Sequence[Walked], decoded: NDArray[Any]) -> None:
+    """Refuse a JPEG 2000 without loss whose last codeword is not read to its end: it belongs to another picture.
+
+    Raises
+    ------
+    UnreadablePixels
+        When other bytes at its end do not change the picture.
+    """
+    tried = [(tile, one.last_codeword) for tile, one in zip(found.packets, walks, strict=False) if one.last_codeword]
+    if not tried or found.coding is None or not found.coding.is_reversible:
+        return
+    with suppress(RuntimeError, ValueError):
+        if np.array_equal(decoded, decode_jpeg_2000(_with_other_end(found.stream, *tried[-1]), 0)):
+            raise UnreadablePixels(StreamFault.DAMAGED)
+
+
+def _with_other_end(stream: bytes, tile: Tile, end: int) -> bytes:
+    # None of the bytes becomes FF, or follows FF with what would begin a marker.
+    changed = bytearray(tile.content)
+    last = tile.content[end - _LAST_OF_CODEWORD : end]
+    others = bytes((one ^ _OTHERS[place % len(_OTHERS)]) & 0x7F for place, one in enumerate(last))
+    changed[end - len(others) : end] = others
+    result, place = bytearray(stream), 0
+    for begin, stop in tile.parts:
+        result[begin:stop] = changed[place : place + stop - begin]
+        place += stop - begin
+    return bytes(result)
+
+
 def fit(raw: NDArray[Any], found: Structure, described: Description) -> NDArray[Any]:
     """Turn what a stream holds into what the header describes.
 
@@ -277,10 +355,27 @@ def _decode_jpeg_ls(found: Structure) -> NDArray[Any]:
 
 
 def _decode_jpeg_2000(found: Structure) -> NDArray[Any]:
+    refuse_impossible_packets(found)
+    walks = _walked(found)
     try:
-        return decode_jpeg_2000(found.stream, 0)
+        decoded = decode_jpeg_2000(found.stream, 0)
     except (RuntimeError, ValueError):
         raise UnreadablePixels(StreamFault.DAMAGED) from None
+    refuse_foreign_codewords(found, walks, decoded)
+    return decoded
+
+
+def _walked(found: Structure) -> list[Walked]:
+    if found.coding is None:
+        return []
+    walks = []
+    for tile in found.packets:
+        try:
+            walks.append(walk(tile, found.coding))
+        except OutOfPlaceError:
+            walks.append(Walked(end=-1, last_codeword=None))
+        refuse_packets_out_of_place(walks[-1].end, len(tile.content))
+    return walks
 
 
 _DECODERS = {Kind.JPEG: _decode_jpeg, Kind.JPEG_LS: _decode_jpeg_ls, Kind.JPEG_2000: _decode_jpeg_2000}
@@ -312,6 +407,8 @@ def _decode_segment(segment: bytes, described: Description) -> NDArray[np.uint8]
     except (RuntimeError, ValueError):
         raise UnreadablePixels(StreamFault.TRUNCATED) from None
     refuse_another_segment_length(plane.size, needed, described.columns)
+    if needed + 1 < plane.size < needed + described.columns:
+        refuse_runs_across_rows(segment, needed, described.columns)
     return plane[:needed]
 
 
@@ -327,3 +424,23 @@ def refuse_another_segment_length(length: int, needed: int, columns: int) -> Non
         raise UnreadablePixels(StreamFault.TRUNCATED)
     if length >= needed + max(columns, 2):
         raise UnreadablePixels(StreamFault.SIZE_CONFLICT)
+
+
+def refuse_runs_across_rows(segment: bytes, needed: int, columns: int) -> None:
+    """Refuse an RLE segment that is bytes too long and has runs from row to row: what is too much is no padding.
+
+    Raises
+    ------
+    UnreadablePixels
+        When a row does not begin with a run (PS3.5 G.3.1).
+    """
+    position = length = 0
+    row = columns
+    while length < needed and position < len(segment):
+        count = segment[position]
+        # PS3.5 G.3.2: bytes as they are, nothing, or one byte several times.
+        length += 0 if count == _NO_RUN else count + 1 if count < _NO_RUN else 257 - count
+        position += 1 if count == _NO_RUN else count + 2 if count < _NO_RUN else 2
+        if length > row:
+            raise UnreadablePixels(StreamFault.DAMAGED)
+        row += columns if length == row else 0

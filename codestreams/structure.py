@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from casebook.errors import UnreadablePixels
 from codestreams.faults import StreamFault
+from codestreams.packets import Coding, Tile
 
 
 class Kind(StrEnum):
@@ -55,8 +56,14 @@ class Structure:
     #: How many tiles of a JPEG 2000 picture there are, and how many there should be.
     tiles: int = 0
     expected_tiles: int = 0
+    #: How the packets of a JPEG 2000 are coded; None where parts of it are coded in other ways.
+    coding: Coding | None = None
+    #: What its tiles hold.
+    packets: tuple[Tile, ...] = ()
     #: Whether decoding gives red, green and blue whatever the header says.
     is_rgb: bool = False
+    #: Whether decoding gives luminance and chrominance whatever the header says.
+    is_luminance: bool = False
 
 
 #: ISO/IEC 10918-1 B.1.1.2: a marker is FF, and neither 00 nor FF; any number of fill bytes FF may stand before it.
@@ -66,13 +73,19 @@ _SCAN_MARKER = re.compile(rb"(?<!\xff)\xff++([\x01-\xfe])")
 #: ISO/IEC 14495-1 A.1: a bit is stuffed after FF, so that only 80 and up is a marker.
 _JPEG_LS_MARKER = re.compile(rb"(?<!\xff)\xff++([\x80-\xfe])")
 _EOI, _SOS, _DRI, _DNL = 0xD9, 0xDA, 0xDD, 0xDC
+#: APP14, whose last byte says whether colours were transformed (ISO/IEC 10918-6 6.5.3).
+_ADOBE = 0xEE
 _RESTARTS = range(0xD0, 0xD8)
 #: SOF0 to SOF15 without DHT, JPG and DAC; SOF55 is JPEG-LS.
 _FRAME_HEADERS = frozenset(set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7})
 _LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 _JPEG_LS = 0xF7
-#: ISO/IEC 15444-1 A.2: SOC and SIZ, SOT, EOC, COD.
-_MAIN_HEADER, _SOT, _EOC, _COD = b"\xff\x4f\xff\x51", 0xFF90, 0xFFD9, 0xFF52
+#: ISO/IEC 15444-1 A.2: SOC and SIZ, SOT, SOD, EOC, COD.
+_MAIN_HEADER, _SOT, _SOD, _EOC, _COD = b"\xff\x4f\xff\x51", 0xFF90, b"\xff\x93", 0xFFD9, 0xFF52
+#: COC, POC, PPM and PPT: a component of its own coding, packets in more than one order, their headers elsewhere.
+_OTHER_WAYS = frozenset({0xFF53, 0xFF5F, 0xFF60, 0xFF61})
+#: Markers with a length that stand in the main header and in the header of a tile-part.
+_SEGMENTS = range(0xFF50, 0xFF70)
 
 
 def read_structure(content: bytes) -> Structure:
@@ -114,6 +127,7 @@ def _read_jpeg(content: bytes) -> Structure:
     frame: _FrameHeader | None = None
     scans: list[Scan] = []
     has_end = False
+    transform: int | None = None
     while (match := _JPEG_MARKER.match(content, position)) is not None:
         marker, position = match[1][0], match.end()
         if marker == _EOI:
@@ -123,6 +137,8 @@ def _read_jpeg(content: bytes) -> Structure:
         body = content[position + 2 : position + length]
         if marker in _FRAME_HEADERS:
             frame = _frame_header(marker, body, position + 2)
+        elif marker == _ADOBE and body[:5] == b"Adobe" and len(body) >= 12:
+            transform = body[11]
         elif marker == _DRI:
             restart_interval = int.from_bytes(body, "big")
         elif marker == _DNL and frame is not None:
@@ -147,7 +163,9 @@ def _read_jpeg(content: bytes) -> Structure:
         stream=stream,
         has_end=has_end,
         scans=tuple(scans),
-        is_rgb=bytes(frame.components) in {b"RGB", b"rgb"},
+        is_rgb=len(frame.components) == 3 and (transform == 0 or bytes(frame.components) in {b"RGB", b"rgb"}),
+        # Chrominance alone is stored with fewer samples.
+        is_luminance=len(frame.components) == 3 and (transform == 1 or len(set(frame.components.values())) > 1),
     )
 
 
@@ -197,48 +215,129 @@ def _units(frame: _FrameHeader, scan: list[int]) -> int:
     return -(-columns // block) * -(-rows // block)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Size:
+    """SIZ (ISO/IEC 15444-1 A.5.1), on the reference grid."""
+
+    columns: int
+    rows: int
+    left: int
+    top: int
+    tile_columns: int
+    tile_rows: int
+    tile_left: int
+    tile_top: int
+    components: int
+
+    @property
+    def tiles_across(self) -> int:
+        return -(-(self.columns - self.tile_left) // self.tile_columns)
+
+    @property
+    def tiles_down(self) -> int:
+        return -(-(self.rows - self.tile_top) // self.tile_rows)
+
+
 def _read_jpeg_2000(content: bytes) -> Structure:
-    # ISO/IEC 15444-1 A.5.1: SIZ.
-    columns, rows, left, top, tile_columns, tile_rows, tile_left, tile_top, count = struct.unpack_from(
-        ">8IH", content, 8
-    )
-    depths = {content[42 + 3 * place] for place in range(count)}
-    samplings = {content[43 + 3 * place : 45 + 3 * place] for place in range(count)}
-    if len(depths) != 1 or samplings != {b"\x01\x01"} or columns <= left or rows <= top:
+    size = _Size(**dict(zip(_Size.__slots__, struct.unpack_from(">8IH", content, 8), strict=True)))
+    depths = {content[42 + 3 * place] for place in range(size.components)}
+    samplings = {content[43 + 3 * place : 45 + 3 * place] for place in range(size.components)}
+    if len(depths) != 1 or samplings != {b"\x01\x01"} or size.columns <= size.left or size.rows <= size.top:
         raise UnreadablePixels(StreamFault.DAMAGED)
-    expected = -(-(columns - tile_left) // tile_columns) * -(-(rows - tile_top) // tile_rows)
-    position, is_rgb, has_end = 2, False, False
-    found: set[int] = set()
-    while position < len(content):
-        marker = int.from_bytes(content[position : position + 2], "big")
-        if marker == _EOC:
-            has_end = True
-            break
-        if marker == _SOT:
-            tile, part = struct.unpack_from(">HI", content, position + 4)
-            found.add(tile)
-            # Zero: up to the end of the stream (A.4.2). FFD9 does not occur inside of packets (B.10.1).
-            following = position + part if part else content.find(b"\xff\xd9", position)
-            if following <= position:
-                break
-            position = following
-            continue
-        if not 0xFF50 <= marker <= 0xFF6F:  # the markers of the main header
-            break
-        if marker == _COD:
-            is_rgb = count >= 3 and content[position + 8] == 1
-        position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+    markers, position = _read_segments(content, 2)
+    if _COD not in markers:
+        raise UnreadablePixels(StreamFault.DAMAGED)
+    coding = _read_coding(markers[_COD])
+    parts, position, has_end = _read_tile_parts(content, position)
+    of_parts = {one for part in parts for one in part.markers}
+    is_one_way = not (_OTHER_WAYS & {*markers, *of_parts}) and _COD not in of_parts
+    tiles: dict[int, list[_TilePart]] = {}
+    for part in parts:
+        tiles.setdefault(part.tile, []).append(part)
     depth = depths.pop()
     return Structure(
         kind=Kind.JPEG_2000,
-        rows=rows - top,
-        columns=columns - left,
-        samples_per_pixel=count,
+        rows=size.rows - size.top,
+        columns=size.columns - size.left,
+        samples_per_pixel=size.components,
         precision=(depth & 0x7F) + 1,
         is_signed=bool(depth & 0x80),
         stream=content[: position + 2] if has_end else content,
         has_end=has_end,
-        tiles=len(found),
-        expected_tiles=expected,
-        is_rgb=is_rgb,
+        tiles=len(tiles),
+        expected_tiles=size.tiles_across * size.tiles_down,
+        coding=coding if is_one_way else None,
+        packets=tuple(_tile(number, found, size, content) for number, found in tiles.items()),
+        is_rgb=size.components >= 3 and coding.has_colour_transform,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TilePart:
+    """One part of a tile (ISO/IEC 15444-1 A.4.2)."""
+
+    tile: int
+    markers: frozenset[int]
+    #: Where its packets begin and end.
+    begin: int
+    end: int
+
+
+def _read_segments(content: bytes, position: int) -> tuple[dict[int, bytes], int]:
+    # The marker segments of a header, and where it ends.
+    found: dict[int, bytes] = {}
+    while (marker := int.from_bytes(content[position : position + 2], "big")) in _SEGMENTS:
+        length = int.from_bytes(content[position + 2 : position + 4], "big")
+        found[marker] = content[position + 4 : position + 2 + length]
+        position += 2 + length
+    return found, position
+
+
+def _read_coding(body: bytes) -> Coding:
+    style, progression, layers, colours, levels, wide, high, blocks, wavelet = struct.unpack_from(">BBHBBBBBB", body)
+    sizes = body[10 : 11 + levels] if style & 1 else b"\xff" * (levels + 1)
+    if len(sizes) != levels + 1 or levels > 32:
+        raise UnreadablePixels(StreamFault.DAMAGED)
+    return Coding(
+        progression=progression,
+        layers=layers,
+        has_colour_transform=colours == 1,
+        block=((wide & 15) + 2, (high & 15) + 2),
+        style=blocks,
+        is_reversible=wavelet == 1,
+        precincts=tuple((one & 15, one >> 4) for one in sizes),
+    )
+
+
+def _read_tile_parts(content: bytes, position: int) -> tuple[list[_TilePart], int, bool]:
+    # The parts of all tiles; where they end; whether the end of the stream stands there.
+    parts: list[_TilePart] = []
+    while position < len(content):
+        marker = int.from_bytes(content[position : position + 2], "big")
+        if marker != _SOT:
+            return parts, position, marker == _EOC
+        tile, length = struct.unpack_from(">HI", content, position + 4)
+        # Zero: up to the end of the stream (A.4.2). FFD9 does not occur inside of packets (B.10.1).
+        following = position + length if length else content.find(b"\xff\xd9", position)
+        if following <= position:
+            break
+        markers, begin = _read_segments(content, position + 12)
+        if content[begin : begin + 2] != _SOD:
+            raise UnreadablePixels(StreamFault.DAMAGED)
+        parts.append(_TilePart(tile=tile, markers=frozenset(markers), begin=begin + 2, end=following))
+        position = following
+    return parts, position, False
+
+
+def _tile(number: int, parts: list[_TilePart], size: _Size, content: bytes) -> Tile:
+    # ISO/IEC 15444-1 B.3
+    row, column = divmod(number, size.tiles_across)
+    return Tile(
+        left=max(size.tile_left + column * size.tile_columns, size.left),
+        right=min(size.tile_left + (column + 1) * size.tile_columns, size.columns),
+        top=max(size.tile_top + row * size.tile_rows, size.top),
+        bottom=min(size.tile_top + (row + 1) * size.tile_rows, size.rows),
+        components=size.components,
+        parts=tuple((part.begin, part.end) for part in parts),
+        content=b"".join(content[part.begin : part.end] for part in parts),
     )

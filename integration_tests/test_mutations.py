@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 #: Rounds of studies that are tried; nearly every check is seen in the first.
-ROUNDS = 20
+ROUNDS = 60
 
 
 def _wrong(check: Check, out: Sequence[Check], studies: Sequence[OddStudy]) -> list[OddStudy]:

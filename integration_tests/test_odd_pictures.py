@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom import DataElement, Dataset, dcmread
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
@@ -22,6 +23,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
@@ -35,7 +37,7 @@ from training.phantom.dicom import Modality, Photometric, Storage, build_study
 from worker.reader import decode as decode_module
 from worker.reader import pixels as pixels_module
 from worker.reader.decode import Fault, open_picture, stored_values
-from worker.reader.pixels import Frame, frames
+from worker.reader.pixels import Frame, frames, rendered_frames
 
 CODECS = (JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, RLELossless)
 #: The largest mean difference that a draft may be made from.
@@ -121,6 +123,38 @@ def test_the_bits_of_the_largest_entry_decide_how_bright_a_table_is(bits: int, n
     dataset.VOILUTSequence = table_of(dataset, needed).item(declared=declared)
 
     assert far(shown(dataset), undamaged) < CLOSE
+
+
+@pytest.mark.parametrize(("depth", "declared"), [(8, 16), (10, 16), (12, 16), (12, 12), (12, 13), (14, 16), (11, 11)])
+def test_a_table_whose_white_is_a_power_of_two_is_as_bright_as_one_with_a_step_less(depth: int, declared: int) -> None:
+    dataset = phantom()
+    undamaged = shown(dataset)
+    table = table_of(dataset, depth)
+    entries = np.where(table.entries == 2**depth - 1, 2**depth, table.entries)
+    dataset.VOILUTSequence = Table(first=0, entries=entries).item(declared=declared)
+
+    assert far(shown(dataset), undamaged) < CLOSE
+
+
+@pytest.mark.parametrize("over", [1, 4, 60])
+def test_a_table_of_stated_bits_may_be_a_little_brighter_than_they_can_say(over: int) -> None:
+    dataset = phantom()
+    undamaged = shown(dataset)
+    table = table_of(dataset, 12)
+    entries = np.where(table.entries == 4095, 4095 + over, table.entries)
+    dataset.VOILUTSequence = Table(first=0, entries=entries).item(declared=12)
+
+    assert far(shown(dataset), undamaged) < CLOSE
+
+
+def test_a_table_of_sixteen_bits_that_ends_in_the_middle_is_dark_on_purpose() -> None:
+    dataset = phantom()
+    undamaged = shown(dataset)
+    table = table_of(dataset, 16)
+    dataset.VOILUTSequence = Table(first=0, entries=(table.entries + 1) // 2).item(declared=16)
+
+    assert int((table.entries + 1).max() // 2) == 2**15
+    assert far(shown(dataset), undamaged / 2) < CLOSE
 
 
 @pytest.mark.parametrize("peak", [0.55, 0.75, 0.95])
@@ -230,9 +264,9 @@ def test_one_marker_does_not_set_the_contrast_of_a_picture_without_a_window(size
 
 
 @pytest.mark.parametrize("is_white", [False, True])
-@pytest.mark.parametrize("place", [0, 40, 150])
+@pytest.mark.parametrize("place", [0, 4])
 @pytest.mark.parametrize("size", [3, 8, 20])
-def test_a_burnt_in_mark_of_a_picture_without_a_window_is_not_shown(is_white: bool, place: int, size: int) -> None:
+def test_a_mark_at_the_edge_of_a_film_without_a_window_is_not_shown(is_white: bool, place: int, size: int) -> None:
     plain, marked = phantom(), phantom()
     # The film at the other end of the range, so that the mark is far from all of it.
     values = (stored(plain) // 2 + (0 if is_white else 2000)).astype(np.uint16)
@@ -247,6 +281,38 @@ def test_a_burnt_in_mark_of_a_picture_without_a_window_is_not_shown(is_white: bo
 
     assert far(shown(marked)[~mark], shown(plain)[~mark]) < 4 * CLOSE
     assert np.abs(shown(marked)[mark] - shown(plain)[mark]).mean() < 0.2
+    assert [next(rendered_frames(open_picture(one))).lacks_marks for one in (plain, marked)] == [False, True]
+
+
+@pytest.mark.parametrize("is_white", [False, True])
+@pytest.mark.parametrize(("row", "size"), [(40, 3), (100, 12), (150, 4), (20, 30)])
+@pytest.mark.parametrize("has_letter", [False, True])
+def test_what_saturates_in_the_patient_is_shown_as_sharp_as_it_is(
+    is_white: bool, row: int, size: int, *, has_letter: bool
+) -> None:
+    dataset = phantom()
+    del dataset.WindowCenter, dataset.WindowWidth
+    values = (stored(dataset) // 2 + (0 if is_white else 2000)).astype(np.uint16)
+    end = 4095 if is_white else 0
+    # A pacemaker, a clip or contrast, up to the end of what the bits can hold.
+    values[row : row + size, 150 : 150 + size] = end
+    if has_letter:
+        values[2:8, 2:8] = end
+    store(dataset, values)
+
+    assert (shown(dataset)[values == end] == float(is_white)).all()
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR", "XA", "RF"])
+def test_nothing_is_taken_out_of_a_slice(modality: str) -> None:
+    dataset = phantom()
+    del dataset.WindowCenter, dataset.WindowWidth
+    values = (stored(dataset) // 2).astype(np.uint16)
+    values[2:8, 2:8] = 4095
+    store(dataset, values)
+    dataset.Modality = modality
+
+    assert (shown(dataset)[2:8, 2:8] == 1).all()
 
 
 def test_metal_on_a_film_without_a_window_is_shown() -> None:
@@ -390,10 +456,68 @@ def test_windows_are_those_of_dcmtk(bits: int, photometric: Photometric, functio
     assert far(shown(path), expected) < 0.001
 
 
+@pytest.mark.parametrize("shape", ["INVERSE", "inverse", " INVERSE ", "Inverse"])
+def test_a_presentation_shape_is_read_however_it_is_spelt(shape: str) -> None:
+    dataset = phantom()
+    undamaged = shown(dataset)
+    store(dataset, 4095 - stored(dataset).astype(np.int64))
+    dataset.WindowCenter = 4096 - float(dataset.WindowCenter)
+    dataset["PresentationLUTShape"] = DataElement("PresentationLUTShape", "CS", shape, validation_mode=0)
+
+    assert far(shown(dataset), undamaged) < 0.001
+
+
+@pytest.mark.parametrize(
+    ("keyword", "sides"),
+    [("PixelAspectRatio", [2, 1]), ("PixelSpacing", [0.4, 0.2]), ("ImagerPixelSpacing", [0.3, 0.15])],
+)
+@pytest.mark.parametrize("is_tall", [True, False])
+def test_pixels_that_are_not_square_are_made_so(keyword: str, sides: list[float], *, is_tall: bool) -> None:
+    dataset = phantom()
+    dataset.Rows, dataset.Columns = dataset.Rows // 2 * 2, dataset.Columns // 2 * 2
+    values = np.frombuffer(dataset.PixelData, "<u2")[: dataset.Rows * dataset.Columns].reshape(dataset.Rows, -1)
+    store(dataset, values)
+    undamaged = shown(dataset)
+    store(dataset, values[::2] if is_tall else values[:, ::2])
+    dataset.Rows, dataset.Columns = (values[::2] if is_tall else values[:, ::2]).shape
+    for absent in ("PixelSpacing", "ImagerPixelSpacing"):
+        if absent in dataset:
+            delattr(dataset, absent)
+    setattr(dataset, keyword, sides if is_tall else sides[::-1])
+
+    assert shown(dataset).shape == undamaged.shape
+    assert far(shown(dataset), undamaged) < CLOSE
+
+
+@pytest.mark.parametrize("sides", [[0, 1], [1, 0], [1, 100], [1, 1], [-1, 2]])
+def test_sides_of_a_pixel_that_cannot_be_change_nothing(sides: list[int]) -> None:
+    dataset = phantom()
+    undamaged = shown(dataset)
+    dataset.PixelAspectRatio = sides
+
+    assert far(shown(dataset), undamaged) == 0
+
+
+@pytest.mark.parametrize("said", ["RGB", "YBR_FULL", "YBR_FULL_422"])
+@pytest.mark.parametrize(("subsampling", "keeps_rgb"), [("4:2:0", False), ("4:2:2", False), ("4:4:4", True)])
+def test_a_jpeg_that_says_its_colours_is_believed(said: str, subsampling: str, *, keeps_rgb: bool) -> None:
+    film = (shown(phantom())[..., None] * [255, 160, 90]).astype(np.uint8)
+    written_ = BytesIO()
+    options = {"keep_rgb": True} if keeps_rgb else {"subsampling": subsampling}
+    Image.fromarray(film).save(written_, "JPEG", quality=98, **options)
+    dataset = phantom(codec=JPEGLosslessSV1)
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, said, 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    _wrap(dataset, written_.getvalue())
+
+    assert far(shown(dataset), film.astype(np.float32) / 255) < CLOSE
+
+
 # ---------------------------------------------------------------------------------------- palettes
 
 
-@pytest.mark.parametrize("case", ["words", "narrow words", "bytes", "65536 entries", "signed", "odd"])
+@pytest.mark.parametrize("case", ["words", "narrow words", "white of 256", "bytes", "65536 entries", "signed", "odd"])
 def test_a_palette_shows_the_colours_it_was_made_of(case: str) -> None:
     dataset = phantom()
     values = (stored(dataset) >> 4).astype(np.int64)
@@ -412,7 +536,8 @@ def test_a_palette_shows_the_colours_it_was_made_of(case: str) -> None:
         if case in {"bytes", "odd"}:
             content = colour.astype("u1").tobytes()
         else:
-            content = (colour * (257 if case == "words" else 1)).astype("<u2").tobytes()
+            entries_ = np.where((colour == 255) & (case == "white of 256"), 256, colour)
+            content = (entries_ * (257 if case == "words" else 1)).astype("<u2").tobytes()
         dataset.add_new(f"{name}PaletteColorLookupTableData", "OW", content)
 
     assert far(shown(dataset), expected.astype(np.float32)) < CLOSE

@@ -26,7 +26,7 @@ from worker.reader.consistency import find_contradiction
 from worker.reader.decode import open_picture
 from worker.reader.loaders import open_writer
 from worker.reader.picture_kind import why_no_picture
-from worker.reader.pixels import Frame, frames
+from worker.reader.pixels import Frame, Rendered, rendered_frames
 from worker.reader.plausibility import load_statistics, why_implausible
 from worker.reader.registry import ModelEntry, Patients, find_entry, load_registry
 from worker.reader.report import order_impression, split_report
@@ -56,8 +56,13 @@ class Shown:
     """What the model is shown of a study."""
 
     views: tuple[View, ...]
-    images: tuple[Frame, ...]
+    pictures: tuple[Rendered, ...]
     skipped: tuple[Skipped, ...]
+
+    @property
+    def images(self) -> tuple[Frame, ...]:
+        """What the model sees, in its order."""
+        return tuple(one.frame for one in self.pictures)
 
 
 def read(case: Case, settings: Settings) -> Drafted | Refused | Held:
@@ -209,9 +214,9 @@ def _show(instances: Sequence[Instance], entry: ModelEntry, settings: Settings) 
         if not choice.views:
             left_out += choice.skipped
             break
-        images, faults = _rendered(choice.views, entry, settings)
+        pictures, faults = _rendered(choice.views, entry, settings)
         if not faults:
-            return Shown(views=choice.views, images=images, skipped=(*left_out, *choice.skipped))
+            return Shown(views=choice.views, pictures=pictures, skipped=(*left_out, *choice.skipped))
         left_out += faults
         faulty = {one.sop_instance_uid for one in faults}
         candidates = [one for one in candidates if one.sop_instance_uid not in faulty]
@@ -259,19 +264,22 @@ def _not_made_for(candidate: Candidate, entry: ModelEntry) -> Skipped | None:
     return Skipped(sop_instance_uid=candidate.sop_instance_uid, reason=reason, why=Why.FOREIGN)
 
 
-def _rendered(views: Sequence[View], entry: ModelEntry, settings: Settings) -> tuple[tuple[Frame, ...], list[Skipped]]:
-    images: list[Frame] = []
+def _rendered(
+    views: Sequence[View], entry: ModelEntry, settings: Settings
+) -> tuple[tuple[Rendered, ...], list[Skipped]]:
+    pictures: list[Rendered] = []
     faults: dict[str, Skipped] = {}
     blank: list[View] = []
     statistics = None if entry.pictures is None else load_statistics(entry.pictures)
     for view in views:
         try:
             picture = open_picture(view.path, max_frame_bytes=settings.worker.max_image_bytes)
-            image = next(frames(picture, [view.frame_number - 1], window=NAMED_WINDOWS.get(view.window)))
+            rendered = next(rendered_frames(picture, [view.frame_number - 1], window=NAMED_WINDOWS.get(view.window)))
         except UnreadablePixels as fault:
             faults[view.sop_instance_uid] = unreadable(view.sop_instance_uid, fault)
             continue
-        images.append(image)
+        pictures.append(rendered)
+        image = rendered.frame
         if float(image.max()) - float(image.min()) < _BLANK:
             blank.append(view)
             continue
@@ -284,7 +292,7 @@ def _rendered(views: Sequence[View], entry: ModelEntry, settings: Settings) -> t
     for view in blank:
         if view.is_film or len(blank) == len(views):
             faults[view.sop_instance_uid] = unreadable(view.sop_instance_uid, UnreadablePixels("The image is blank."))
-    return tuple(images), list(faults.values())
+    return tuple(pictures), list(faults.values())
 
 
 def _refused(left_out: Sequence[Skipped]) -> Refused:
@@ -346,6 +354,12 @@ def _notes(shown: Shown, language: str) -> tuple[str, ...]:
             "影像未标明投照体位，按正位片读取。"
             if language == "zh"
             else "The film does not state its projection; it was read as a frontal view."
+        )
+    if any(one.lacks_marks for one in shown.pictures):
+        notes.append(
+            "胶片边缘的标记未纳入阅片图像。"
+            if language == "zh"
+            else "Marks at the edge of the film were left out of the picture that was read."
         )
     return tuple(notes)
 

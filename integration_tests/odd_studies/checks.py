@@ -86,11 +86,20 @@ STREAMS = (
     _of_picture(_DECODING, "refuse_another_depth", "stream of fewer bits"),
     _of_picture(_DECODING, "refuse_another_sign", "signed stream"),
     _of_picture(_DECODING, "refuse_another_segment_length", "RLE of another size"),
+    Check(
+        module=_DECODING,
+        name="refuse_packets_out_of_place",
+        seen_by=("JPEG 2000 damaged",),
+        behind=("why_implausible", "refuse_impossible_packets", "refuse_foreign_codewords"),
+    ),
+    _of_picture(_DECODING, "refuse_runs_across_rows", "RLE run longer"),
     _of_picture("codestreams.fragments", "refuse_another_count", "two streams"),
 )
 #: Without these another layer still refuses what they refuse, only with a worse reason: their own tests hold them.
 BACKED = (
     Check(module=_DECODING, name="refuse_values_out_of_range", seen_by=()),
+    Check(module=_DECODING, name="refuse_impossible_packets", seen_by=()),
+    Check(module=_DECODING, name="refuse_foreign_codewords", seen_by=()),
     Check(module="worker.reader.decode", name="refuse_impossible_bits", seen_by=()),
     Check(module="worker.reader.decode", name="refuse_too_few_bytes", seen_by=()),
 )
@@ -102,6 +111,7 @@ TABLES = (
     _of_picture(_DECODE, "refuse_another_picture_behind", "size lies"),
     _of_picture(_PIXELS, "refuse_short_table", "table cut"),
     _of_picture(_PIXELS, "lookup_bits", "narrow VOI LUT", instead=lambda item, *_: int(item.LUTDescriptor[2])),
+    _of_picture(_PIXELS, "pixel_height", "pixels not square", instead=lambda *_: 1.0),
     _of_picture(_PIXELS, "first_mapped_value", "signed first value", instead=lambda first, *_: first),
     _of_picture(
         _PIXELS,
@@ -119,7 +129,11 @@ SUBJECTS = (
     Check(module=f"{_SUBJECT}.projection", name="_by_position", seen_by=("ViewPosition from the side",)),
     Check(module=f"{_SUBJECT}.projection", name="_by_code", seen_by=("ViewCodeSequence from the side",)),
     Check(module=f"{_SUBJECT}.projection", name="_by_description", seen_by=("SeriesDescription from the side",)),
-    Check(module=f"{_SUBJECT}.projection", name="_by_orientation", seen_by=("PatientOrientation from the side",)),
+    Check(
+        module=f"{_SUBJECT}.projection",
+        name="_by_orientation",
+        seen_by=("PatientOrientation from the side", "mirrored"),
+    ),
 )
 _IDENTITY = "casebook.identity"
 #: Whose a study is.
@@ -185,7 +199,7 @@ CHECKS = (*STREAMS, *TABLES, *SUBJECTS, *IDENTITIES)
 
 def with_those_behind(check: Check) -> list[Check]:
     """Return a check and the checks behind it."""
-    return [check, *(one for one in (*CHECKS, *_BEHIND) if one.name in check.behind)]
+    return [check, *(one for one in (*CHECKS, *BACKED, *_BEHIND) if one.name in check.behind)]
 
 
 @contextmanager

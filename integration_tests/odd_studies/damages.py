@@ -85,6 +85,35 @@ def _cut_and_padded(draft: DraftStudy) -> None:
     draft.done.append(f"filled with {('zeros', 'ones', 'itself')[chosen]} from {place} of {CUTS + 1}")
 
 
+def _jpeg_2000_damaged(draft: DraftStudy) -> None:
+    """Fill a part of the packets of a JPEG 2000 with zeros, with its own bytes or with those of another picture."""
+    pixels = _store(draft, _syntax(draft, JPEG2000Lossless, JPEG2000, HTJ2KLossless))
+    stream = pixels.codestream()
+    begin, end = encoders.bounds_of_packets(stream)
+    at = begin + (end - begin) * int(draft.rng.integers(1, CUTS // 2)) // (CUTS + 1)
+    stop = end if draft.rng.random() < 0.5 else min(at + (end - begin) // 2, end)
+    kept, pixels.values = pixels.values, np.ascontiguousarray(pixels.values[::-1, ::-1])
+    other = pixels.codestream()
+    pixels.values = kept
+    kind = int(draft.rng.integers(3))
+    source = (b"\0", stream[begin:at], other[len(other) // 2 : -2])[kind]
+    fill = (source * (1 + (stop - at) // max(len(source), 1)))[: stop - at]
+    _replace_stream(draft, pixels, stream[:at] + fill + stream[stop:])
+    draft.expected = Expected.RIGHT_OR_NONE
+    draft.done.append(f"bytes {at} to {stop} of {len(stream)}: {('zeros', 'its own', 'of another')[kind]}")
+
+
+def _rle_run_longer(draft: DraftStudy) -> None:
+    """Let a run of an RLE segment say a few pixels too many, so that everything behind it is moved."""
+    pixels = _store(draft, RLELossless)
+    while pixels.bits_stored == 8:
+        pixels = _store(draft, RLELossless)
+    more = int(draft.rng.integers(20, 60))
+    _replace_stream(draft, pixels, encoders.with_longer_runs(pixels.codestream(), 0, more))
+    draft.expected = Expected.RIGHT_OR_NONE
+    draft.done.append(f"a run of {more} pixels too many")
+
+
 def _cut_items(draft: DraftStudy) -> None:
     """Cut the whole pixel data at one of 20 places, items and all."""
     pixels = _store(draft, _syntax(draft, *encoders.SYNTAXES))
@@ -452,6 +481,18 @@ def _bytes_in_words(draft: DraftStudy) -> None:
     draft.done.append("a VOI LUT of eight bits an entry, in words")
 
 
+def _white_of_a_power_of_two(draft: DraftStudy) -> None:
+    """Round the white of a VOI LUT up to a power of two, as 4096 in a table of 12 bits."""
+    pixels = _store(draft, _syntax(draft, *NATIVE), "VOI table")
+    table = pixels.voi_table
+    assert table is not None
+    bits = int(draft.rng.choice([8, 10, 12, 14]))
+    highest = int(table.entries.max()) or 1
+    table.entries = np.rint(table.entries * (2**bits / highest)).astype(np.int64)
+    table.stated_bits, table.is_packed = int(draft.rng.choice([bits, 16])), False
+    draft.done.append(f"a VOI LUT whose white is {2**bits}, states {table.stated_bits} bits")
+
+
 def _signed_first_value(draft: DraftStudy) -> None:
     """Give the first value below zero the VR US, as in implicit VR: its sign follows the rescaled range."""
     pixels = _store(draft, _syntax(draft, ImplicitVRLittleEndian, ExplicitVRLittleEndian), "VOI table")
@@ -533,6 +574,50 @@ def _one_saturated_marker(draft: DraftStudy) -> None:
     white = 2**pixels.bits_stored - 1 if pixels.photometric == "MONOCHROME2" else 0
     pixels.values[4 : 4 + size, 4 : 4 + size] = white
     draft.done.append("no window, one saturated marker")
+
+
+def _saturated_metal(draft: DraftStudy) -> None:
+    """Set something in the patient of a film without a window to the end of what the bits hold."""
+    pixels = _store(draft, _syntax(draft, *NATIVE, JPEGLosslessSV1, JPEG2000Lossless), "no window")
+    while pixels.bits_stored < 12 or pixels.is_signed:
+        pixels = _store(draft, pixels.syntax, "no window")
+    rows, columns = pixels.values.shape
+    height, width = (int(part) for part in draft.rng.integers(6, 24, 2))
+    top, left = int(draft.rng.integers(rows // 5, rows // 2)), int(draft.rng.integers(columns // 5, columns // 2))
+    place = slice(top, top + height), slice(left, left + width)
+    pixels.values[place] = 2**pixels.bits_stored - 1 if pixels.photometric == "MONOCHROME2" else 0
+    pixels.shown = pixels.shown.copy()
+    pixels.shown[place] = 1
+    draft.done.append(f"no window, {height} x {width} pixels of metal")
+
+
+def _not_square(draft: DraftStudy) -> None:
+    """Store every second row or column, and say so."""
+    pixels = _store(draft, _syntax(draft, *NATIVE, JPEGLosslessSV1, JPEG2000Lossless, RLELossless))
+    keyword, sides = pick(draft.rng, (("PixelAspectRatio", (2, 1)), ("PixelSpacing", (0.4, 0.2))))
+    for absent in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):
+        draft.first.leave_out(absent)
+    is_tall = bool(draft.rng.random() < 0.5)
+    rows, columns = (length // 2 * 2 for length in pixels.values.shape)
+    kept = pixels.values[:rows, :columns]
+    pixels.values = np.ascontiguousarray(kept[::2] if is_tall else kept[:, ::2])
+    pixels.shown = pixels.shown[:rows, :columns]
+    first, second = sides if is_tall else sides[::-1]
+    draft.first.change(keyword, f"{first}\\{second}".encode("ascii"))
+    # Half of the detail is gone, which a model need not accept.
+    draft.expected = Expected.RIGHT_OR_NONE
+    draft.done.append(f"{keyword} {first} to {second}")
+
+
+def _mirrored(draft: DraftStudy) -> None:
+    """Store a film mirrored or upside down, and say so: left and right of a draft would be those of the picture."""
+    pixels = _store(draft, _syntax(draft, *NATIVE, JPEGLosslessSV1, RLELossless))
+    orientation = pick(draft.rng, ("R\\F", "L\\H", "R\\H"))
+    turned = pixels.values[:, ::-1] if orientation.startswith("R") else pixels.values
+    pixels.values = np.ascontiguousarray(turned[::-1] if orientation.endswith("H") else turned)
+    draft.first.change("PatientOrientation", orientation.encode("ascii"))
+    draft.expected = Expected.RIGHT_OR_NONE
+    draft.done.append(f"PatientOrientation {orientation!r}")
 
 
 # ---- bits of codecs ----------------------------------------------------------------------------------------
@@ -617,6 +702,8 @@ ODD: Mapping[str, Kind] = MappingProxyType(
     {
         "stream cut": _cut_stream,
         "stream cut and filled": _cut_and_padded,
+        "JPEG 2000 damaged": _jpeg_2000_damaged,
+        "RLE run longer": _rle_run_longer,
         "items cut": _cut_items,
         "native pixels cut": _cut_native,
         "fragment missing": _fragment_missing,
@@ -652,12 +739,16 @@ ODD: Mapping[str, Kind] = MappingProxyType(
         "narrow VOI LUT": _narrow_table,
         "wide VOI LUT": _wide_table,
         "VOI LUT of bytes in words": _bytes_in_words,
+        "white of a power of two": _white_of_a_power_of_two,
         "signed first value": _signed_first_value,
         "damaged table": _table_damaged,
         "table cut": _table_cut,
         "unusable window": _window_unusable,
         "window elsewhere": _window_elsewhere,
         "one saturated marker": _one_saturated_marker,
+        "saturated metal": _saturated_metal,
+        "pixels not square": _not_square,
+        "mirrored": _mirrored,
         "eight bits in sixteen": _eight_bits_in_sixteen,
         "Se is zero": _spectral_end_zero,
         "stream of another codec": _stream_of_another_codec,

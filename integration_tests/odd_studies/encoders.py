@@ -203,3 +203,21 @@ def without_tile(codestream: bytes, number: int) -> bytes:
         position += length
     begin = codestream[: codestream.index(b"\xff\x90")]
     return begin + b"".join(parts[:number] + parts[number + 1 :]) + codestream[position:]
+
+
+def bounds_of_packets(codestream: bytes) -> tuple[int, int]:
+    """Return where the packets of a JPEG 2000 stream of one tile begin and end (ISO/IEC 15444-1 A.4)."""
+    return codestream.index(b"\xff\x93") + 2, len(codestream) - 2
+
+
+def with_longer_runs(codestream: bytes, segment: int, pixels: int) -> bytes:
+    """Let the first run of an RLE segment say that it is longer by so many pixels (PS3.5 G.3)."""
+    content = bytearray(codestream)
+    position = int.from_bytes(content[4 + 4 * segment : 8 + 4 * segment], "little")
+    while position < len(content) - 1:
+        count = content[position]
+        if 128 + pixels < count:
+            content[position] = count - pixels
+            break
+        position += 2 if count > 128 else count + 2
+    return bytes(content)

@@ -28,6 +28,11 @@ _SIDEWAYS_SERIES = (
     "LL Thorax",
     "Thorax seitlich",
     "XTABLE LAT",
+    "胸部側面",
+    "Klatka piersiowa boczna",
+    "Грудная клетка, боковая",
+    "흉부 측면",
+    "Thorax OAD",
 )
 #: View codes of films from the side (PS3.16 CID 4010), SCT and the older SRT.
 _SIDEWAYS_CODES = (
@@ -145,6 +150,9 @@ _ANIMALS = (
     ("SeriesDescription", "LO", b"CANINE THORAX VD"),
     ("SeriesDescription", "LO", b"Dog thorax"),
     ("SeriesDescription", "LO", b"Feline chest"),
+    ("SeriesDescription", "LO", b"Thorax Labrador"),
+    ("SeriesDescription", "LO", "イヌ胸部".encode()),
+    ("SeriesDescription", "LO", "Собака, грудная клетка".encode()),
 )
 
 

@@ -28,7 +28,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from casebook.errors import Retryable, UnreadablePixels
 from codestreams.bits import stored_bits
-from codestreams.decoding import can_decode, decode
+from codestreams.decoding import Decoded, can_decode, decode
 from codestreams.description import Description, describe, photometric_interpretation
 from codestreams.faults import StreamFault
 from codestreams.fragments import frame_fragments, join, list_items
@@ -472,7 +472,13 @@ def _encapsulated_frames(picture: Picture, indices: Sequence[int] | None, *, raw
         for index in range(picture.frame_count) if indices is None else indices:
             content = join(source, streams[index])
             decoded = decode(content, picture.transfer_syntax_uid, picture.described)
-            yield decoded.values if raw else _in_red_green_blue(decoded.values, picture, is_rgb=decoded.is_rgb)
+            yield decoded.values if raw else _as_decoded(decoded, picture)
+
+
+def _as_decoded(decoded: Decoded, picture: Picture) -> NDArray[Any]:
+    if decoded.is_luminance and not decoded.is_rgb:
+        return convert_color_space(decoded.values, "YBR_FULL", "RGB")
+    return _in_red_green_blue(decoded.values, picture, is_rgb=decoded.is_rgb)
 
 
 def _in_red_green_blue(values: NDArray[Any], picture: Picture, *, is_rgb: bool) -> NDArray[Any]:

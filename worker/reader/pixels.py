@@ -5,13 +5,15 @@ carry their tables per frame (PS3.3 C.7.6.16), so every table is looked up for t
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
 
@@ -25,14 +27,21 @@ from worker.reader.decode import (
     plain_faults,
     stored_frames,
 )
+from worker.reader.edge_marks import find_edge_marks, without_marks
+from worker.reader.picture_kind import FILM_MODALITIES
 
 #: Share of the pixels at either end that a picture without a window does not have to show, in percent.
 _OUTSIDE_PERCENT = 2.0
 #: How far from the rest, in parts of its range, a lowest or highest value is still part of the picture.
 _NEAR = 0.25
 
-#: Larger parts of a picture are no burnt-in marks.
-_LARGEST_MARKS = 0.005
+#: So many times white may the largest entry of a table be whose descriptor states fewer bits than it needs.
+_ROUNDED_UP = 1.02
+#: Bits of the entries of tables as they are made (PS3.3 C.11.1.1).
+_DEPTHS_OF_TABLES = frozenset({8, 10, 12, 14, 16})
+
+#: Up to this ratio of its sides a pixel is square; over the other one what is stated makes no picture.
+_SQUARE, _FLATTEST = 1.02, 8.0
 
 Frame = NDArray[np.float32]
 Values = NDArray[np.floating[Any]]
@@ -56,6 +65,16 @@ class Window:
     center: float
     width: float
     function: VoiFunction = VoiFunction.LINEAR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """One frame as it is shown, and what is no longer in it."""
+
+    #: Shape (rows, columns) for grey or (rows, columns, 3) for colour, in [0, 1].
+    frame: Frame
+    #: Whether marks at its edge were left out.
+    lacks_marks: bool = False
 
 
 def frames(
@@ -88,14 +107,28 @@ def frames(
         When the picture cannot be decoded or its tables cannot be used.
     """
     picture = source if isinstance(source, Picture) else open_picture(source, max_frame_bytes=max_frame_bytes)
+    yield from (one.frame for one in rendered_frames(picture, indices, window=window))
+
+
+def rendered_frames(
+    picture: Picture, indices: Sequence[int] | None = None, *, window: Window | None = None
+) -> Iterator[Rendered]:
+    """Render frames as `frames` does, and say of each what is no longer in it.
+
+    Raises
+    ------
+    UnreadablePixels
+        When the picture cannot be decoded or its tables cannot be used.
+    """
     wanted = range(picture.frame_count) if indices is None else indices
     for index, stored in zip(wanted, stored_frames(picture, indices), strict=True):
         with plain_faults(Fault.BAD_LOOKUP_TABLE):
-            frame = render(stored, picture.header, index, window)
-        yield frame
+            rendered = render(stored, picture.header, index, window)
+            tall = pixel_height(picture.header, index)
+            yield rendered if tall == 1 else replace(rendered, frame=with_square_pixels(rendered.frame, tall))
 
 
-def render(stored: NDArray[Any], header: Dataset, index: int = 0, window: Window | None = None) -> Frame:
+def render(stored: NDArray[Any], header: Dataset, index: int = 0, window: Window | None = None) -> Rendered:
     """Turn the stored values of one frame into display values (PS3.3 C.11).
 
     Parameters
@@ -121,19 +154,48 @@ def render(stored: NDArray[Any], header: Dataset, index: int = 0, window: Window
     photometric = photometric_interpretation(header)
     if photometric == "PALETTE COLOR":
         with plain_faults(Fault.BAD_COLOUR):
-            return _coloured(stored, header)
+            return Rendered(frame=_coloured(stored, header))
     if stored.ndim == 3:
         if photometric.startswith("MONOCHROME"):
             raise UnreadablePixels(Fault.BAD_COLOUR)
-        return _unit(stored, _bits_stored(stored, header))  # YBR became RGB when it was decoded
+        return Rendered(frame=_unit(stored, _bits_stored(stored, header)))  # YBR became RGB when it was decoded
     if photometric not in {"MONOCHROME1", "MONOCHROME2"}:
         raise UnreadablePixels(Fault.BAD_COLOUR)
     values, has_modality_lut = modality_values(stored, header, index)
     shown = _voi(values, stored, header, index, window, has_modality_lut=has_modality_lut)
     # PS3.3 C.11.6: INVERSE repeats what MONOCHROME1 says and does not undo it.
-    if photometric == "MONOCHROME1" or header.get("PresentationLUTShape") == "INVERSE":
-        shown = np.float32(1) - shown
+    shape = str(header.get("PresentationLUTShape") or "").strip().upper()
+    if photometric == "MONOCHROME1" or shape == "INVERSE":
+        return Rendered(frame=np.float32(1) - shown.frame, lacks_marks=shown.lacks_marks)
     return shown
+
+
+def pixel_height(header: Dataset, index: int = 0) -> float:
+    """Return the height of a pixel over its width (PS3.3 C.7.6.3.1.7, 10.7.1.3); 1 where nothing says otherwise."""
+    measures = _macro(header, "PixelMeasuresSequence", index)
+    for item, keyword in (
+        (header, "PixelAspectRatio"),
+        (measures, "PixelSpacing"),
+        (header, "ImagerPixelSpacing"),
+        (header, "NominalScannedPixelSpacing"),
+    ):
+        numbers = _numbers(item, keyword)
+        if len(numbers) == 2 and numbers[0] and numbers[1] and min(numbers[0], numbers[1]) > 0:
+            tall = numbers[0] / numbers[1]
+            return tall if _SQUARE < max(tall, 1 / tall) < _FLATTEST else 1.0
+    return 1.0
+
+
+def with_square_pixels(frame: Frame, tall: float) -> Frame:
+    """Widen or heighten a frame whose pixels are not square, as a viewer does; nothing is thrown away."""
+    rows, columns = frame.shape[:2]
+    size = (columns, round(rows * tall)) if tall > 1 else (round(columns / tall), rows)
+    planes = [
+        np.asarray(Image.fromarray(np.ascontiguousarray(plane)).resize(size, Image.Resampling.BILINEAR))
+        for plane in (np.moveaxis(frame, -1, 0) if frame.ndim == 3 else [frame])
+    ]
+    wide: Frame = np.stack(planes, axis=-1) if frame.ndim == 3 else planes[0]
+    return wide
 
 
 def modality_values(stored: NDArray[Any], header: Dataset, index: int = 0) -> tuple[Values, bool]:
@@ -176,26 +238,32 @@ def _voi(
     window: Window | None,
     *,
     has_modality_lut: bool,
-) -> Frame:
+) -> Rendered:
     # PS3.3 C.11.2
     if window is not None:
-        return windowed(values, window)
+        return Rendered(frame=windowed(values, window))
     voi = _macro(header, "FrameVOILUTSequence", index)
     if _has_table(voi, "VOILUTSequence"):
         item = voi.VOILUTSequence[0]
         table = _looked_up(np.rint(values).astype(np.int64), item, header, _modality_range(stored, header, index))
-        return _unit(table, lookup_bits(item, header))
+        return Rendered(frame=_unit(table, lookup_bits(item, header)))
     own = _own_window(voi, values)
     if own is not None:
-        return windowed(values, own)
+        return Rendered(frame=windowed(values, own))
     bits = _bits_stored(stored, header)
     if bits <= 8 and stored.dtype.kind == "u" and not has_modality_lut:
-        return _unit(stored, bits)  # made for the screen: black and white mean something already
-    inside = _without_padding(values, stored, header)
-    low, high = shown_range(inside)
-    for mark in find_marks(inside, low, high, _modality_range(stored, header, index)):
-        values = _from_around(values, values == mark, (values >= low) & (values <= high))
-    return _stretched(values, low, high)
+        return Rendered(frame=_unit(stored, bits))  # made for the screen: black and white mean something already
+    return _over_its_range(values, stored, header, index)
+
+
+def _over_its_range(values: Values, stored: NDArray[Any], header: Dataset, index: int) -> Rendered:
+    low, high = shown_range(_without_padding(values, stored, header))
+    if str(header.get("Modality") or "").strip() not in FILM_MODALITIES:
+        return Rendered(frame=_stretched(values, low, high))
+    marks = find_edge_marks(values, (low, high), _modality_range(stored, header, index))
+    if marks is None:
+        return Rendered(frame=_stretched(values, low, high))
+    return Rendered(frame=_stretched(without_marks(values, marks), low, high), lacks_marks=True)
 
 
 def _own_window(voi: Dataset, values: Values) -> Window | None:
@@ -253,51 +321,6 @@ def shown_range(inside: Values) -> tuple[float, float]:
         return lowest, highest
     margin = _NEAR * (high - low)
     return max(lowest, low - margin), min(highest, high + margin)
-
-
-def find_marks(inside: Values, low: float, high: float, bounds: tuple[float, float]) -> list[float]:
-    """Find the values of marks that were burnt into a picture without a window, so that no model reads them as anatomy.
-
-    A mark is a small part at the end of what the stored bits can hold, far outside of the range and of every other
-    value. Metal on a film has soft edges, whose values lie between, so it stays.
-
-    Parameters
-    ----------
-    inside
-        The values of the picture that are no padding, any shape.
-    low, high
-        The range that is shown.
-    bounds
-        The lowest and highest value that the stored bits can hold.
-    """
-    found: list[float] = []
-    for end in bounds:
-        others = inside[inside != end]
-        if low <= end <= high or not others.size or others.size < (1 - _LARGEST_MARKS) * inside.size:
-            continue
-        if min(abs(float(others.min()) - end), abs(float(others.max()) - end)) >= _NEAR * (high - low):
-            found.append(end)
-    return found
-
-
-def _from_around(values: Values, marked: NDArray[np.bool_], known: NDArray[np.bool_]) -> Values:
-    # What stands behind a mark nobody knows: the mean of what is known in a square around each of its pixels, as
-    # large as it has to be.
-    filled = values.copy()
-    corners = [np.pad(np.cumsum(np.cumsum(part, 0), 1), ((1, 0), (1, 0))) for part in (values * known, known * 1.0)]
-    rows, columns = np.nonzero(marked)
-    radius = 4
-    while rows.size:
-        top, bottom = np.maximum(rows - radius, 0), np.minimum(rows + radius + 1, values.shape[0])
-        left, right = np.maximum(columns - radius, 0), np.minimum(columns + radius + 1, values.shape[1])
-        total, count = (
-            sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left] for sums in corners
-        )
-        found = count > 0
-        filled[rows[found], columns[found]] = total[found] / count[found]
-        rows, columns = rows[~found], columns[~found]
-        radius *= 2
-    return filled
 
 
 def _stretched(values: Values, low: float, high: float) -> Frame:
@@ -415,11 +438,20 @@ def lookup_bits(item: Dataset, header: Dataset) -> int:
 
     The bits and not the largest entry itself: a table that is dark on purpose stays dark.
     """
-    return _bits_of(_table(item.LUTData, int(item.LUTDescriptor[0]), header))
+    stated = int(item.LUTDescriptor[2]) if len(item.LUTDescriptor) > 2 else 0
+    return _bits_of(_table(item.LUTData, int(item.LUTDescriptor[0]), header), {stated})
 
 
-def _bits_of(table: NDArray[Any]) -> int:
-    return max(int(table.max()).bit_length(), 1)
+def _bits_of(table: NDArray[Any], stated: AbstractSet[int]) -> int:
+    largest = int(table.max())
+    bits = max(largest.bit_length(), 1)
+    below = bits - 1
+    # 4096 in a table of 12 bits is its white, rounded up; so is a little more where the descriptor says 12.
+    if largest == 1 << below and below in _DEPTHS_OF_TABLES | stated:
+        return below
+    if below in stated and below >= min(_DEPTHS_OF_TABLES) and largest < (1 << below) * _ROUNDED_UP:
+        return below
+    return bits
 
 
 def _coloured(stored: NDArray[Any], header: Dataset) -> Frame:
@@ -428,18 +460,19 @@ def _coloured(stored: NDArray[Any], header: Dataset) -> Frame:
         colours = apply_color_lut(stored, header)
         return _unit(colours, palette_bits(colours))
     bounds = _stored_range(stored, header)
-    planes, tables = [], []
+    planes, tables, stated = [], [], set()
     for colour in ("Red", "Green", "Blue"):
-        entries, first, _ = (int(number) for number in header[f"{colour}PaletteColorLookupTableDescriptor"].value)
+        entries, first, bits = (int(number) for number in header[f"{colour}PaletteColorLookupTableDescriptor"].value)
         table = _table(header[f"{colour}PaletteColorLookupTableData"].value, entries, header)
         planes.append(_mapped(stored, table, first, bounds))
         tables.append(table)
-    return _unit(np.stack(planes, axis=-1), palette_bits(np.concatenate(tables)))
+        stated.add(bits)
+    return _unit(np.stack(planes, axis=-1), palette_bits(np.concatenate(tables), stated))
 
 
-def palette_bits(entries: NDArray[Any]) -> int:
+def palette_bits(entries: NDArray[Any], stated: AbstractSet[int] = frozenset()) -> int:
     """Count the bits that the largest entry of a palette needs, and never fewer than a screen has."""
-    return max(_bits_of(entries), 8)
+    return max(_bits_of(entries, stated), 8)
 
 
 def _macro(header: Dataset, name: str, index: int) -> Dataset:

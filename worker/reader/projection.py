@@ -118,7 +118,7 @@ _WORDS = (
         _P.UNKNOWN,
         r"\b(CALDWELL|WATERS?|TOWNES?|NOTCH|TUNNEL|SKYLINE|MERCHANT|SUNRISE|ODONTOID|AXILLARY|TANGENTIAL|JUDET|FROG)\b",
     ),
-    (_P.OBLIQUE, r"\b(OBL\w*|LAO|RAO|LPO|RPO|LLO|RLO|SCHR(AE|Ä|A)G\w*)\b|斜"),
+    (_P.OBLIQUE, r"\b(OBL\w*|LAO|RAO|LPO|RPO|LLO|RLO|SCHR(AE|Ä|A)G\w*|OAD|OAG|OPG|OPD)\b|斜|КОС(АЯ|ОЙ) ПРОЕК"),
     (_P.AXIAL, r"\b(AX|AXIAL\w*|LORDOT\w*|LORDOSE|APICAL|APICES|CEPHALAD|CAUDAD)\b|轴位|前弓|前凸|肺尖"),
     (
         _P.LATERAL,
@@ -126,8 +126,9 @@ _WORDS = (
             r"\b(LAT|LATERAL|LATERALE|LATERALIS|LATERO\w*|LATCHEST|LATTHORAX|LL|LLAT|RLAT|LTLAT|RTLAT|LATL|LATR"
             r"|X ?TABLE|CROSS ?TABLE|XTL"
             r"|SHOOT ?THROUGH|SWIMMER\w*|SAGITTAL|SEITL|SEITLICHE?S?|SEITE|SEITBILD|SEIT(EN)?AUFNAHME"
-            r"|(LI|RE|LINKS|RECHTS) ANLIEGEND|HBL|HORIZONTAL BEAM|TRANSTHORACIC|PROFIL|PERFIL)\b"
-            r"|侧位|側位|侧片|側片|左侧胸|右侧胸|穿胸"
+            r"|(LI|RE|LINKS|RECHTS) ANLIEGEND|HBL|HORIZONTAL BEAM|TRANSTHORACIC|TRANSLATERAL\w*|PROFILE?|PERFIL"
+            r"|SIDE ?VIEW|BOCZN[AEY]|BOCNA|ZIJDELINGS\w*|DWARS\w*)\b"
+            r"|侧位|側位|侧片|側片|左侧胸|右侧胸|穿胸|側面|측면|측위|БОКОВ|BOČN|YAN GRAF"
         ),
     ),
 )
@@ -135,7 +136,7 @@ _WORDS = (
 _LATERAL_LETTERS = re.compile(r"\b(RL|ML|LM)\b", re.ASCII)
 _PA = re.compile(r"\b(PA|POSTERO ?ANTERIOR|POSTERIOR (TO )?ANTERIOR)\b|后前", re.ASCII)
 _AP = re.compile(r"\b(AP|ANTERO ?POSTERIOR|ANTERIOR (TO )?POSTERIOR)\b|前后", re.ASCII)
-_FRONTAL = re.compile(r"\b(FRONTAL\w*|FACE)\b|正位|正片|正侧", re.ASCII)
+_FRONTAL = re.compile(r"\b(FRONTAL\w*|FACE)\b|正位|正片|正侧|正面|정면|ПРЯМ(АЯ|ОЙ) ПРОЕК", re.ASCII)
 _DECIDING = tuple((projection, re.compile(pattern, re.ASCII)) for projection, pattern in _WORDS)
 #: Between the names of two films.
 _SEPARATORS = re.compile(r"[,;/\\+&|、，和及与]|\b(?:AND|UND|ET|Y)\b", re.ASCII)
@@ -250,6 +251,10 @@ def _by_orientation(header: Dataset) -> Stated | None:
     if sorted(axes) == ["end", "side"]:
         across = values[axes.index("side")]
         turned = len(across) > 1 and across[1] in {"A", "P"}
+        if not turned and (values[0][0], values[1][0]) != ("L", "F"):
+            # Left and right of a draft would be those of the picture and not of the patient.
+            reason = "mirrored or turned on its side, by PatientOrientation"
+            return Stated(projection=Projection.UNKNOWN, reason=reason)
         return _stated(Projection.OBLIQUE if turned else Projection.FRONTAL, "PatientOrientation")
     if sorted(axes) == ["depth", "end"]:
         return _stated(Projection.LATERAL, "PatientOrientation")

@@ -56,7 +56,8 @@ _ANIMALS = re.compile(
     rf"|MINIPIG|CAPRINE|GOATS?|AVIAN|PARROTS?|REPTILES?|TORTOISES?|TURTLES?|LAGOMORPH|LEPORINE|RABBITS?|FERRETS?|HAMSTERS?"
     rf"|GUINEA PIGS?|RODENTS?|MURINE|RATS?|MICE|MACAQUES?|PRIMATES?|EXOTIC PET|PETS|HUND|KATZE|PFERD|CHIEN|CHEVAL"
     rf"|PERRO|GATO|HUNDE|WELPEN?|KANINCHEN|MEERSCHWEINCHEN|KLEINTIERE?|LAPIN|CONEJO|FELIN|POODLES?|BEAGLES?"
-    rf"|CHIHUAHUAS?|DACHSHUNDS?)\b{_NOT_THE_ANIMAL}",
+    rf"|CHIHUAHUAS?|DACHSHUNDS?|LABRADORS?|HOND(EN)?|KÖPEK|KOIRA|IGUANAS?|BEARDED DRAGON|MARMOSETS?|PAPAGEI(EN)?"
+    rf"|SCHILDKRÖTEN?)\b{_NOT_THE_ANIMAL}",
     re.ASCII,
 )
 _CANINE = re.compile(
@@ -70,6 +71,7 @@ _CAT = re.compile(
 #: 犬 is also the tooth 犬齿, and both bite; 马 and 牛 stand in too many names of diseases.
 _CHINESE = re.compile(
     r"(?<!被)(?<!热)(?<!野)[犬狗](?!齿|牙|咬|抓|伤|吠|病毒)|(?<!被)(?<!熊)(?<!野)猫(?!抓|咬|伤|眼|叫)|宠物|兽医|动物医院|比格|赛马"
+    r"|イヌ|ネコ|うさぎ|ウサギ|동물병원|고양이|강아지|반려|СОБАК|КОШК|КРОЛИК|ВЕТЕРИНАР"
 )
 _CHINESE_INSTITUTION = re.compile("宠物|兽医|动物医院")
 _INSTITUTION = re.compile(

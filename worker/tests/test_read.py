@@ -216,6 +216,28 @@ def test_a_draft_says_that_the_projection_was_not_stated(
     assert outcome.reading.notes == (note,)
 
 
+@pytest.mark.parametrize(
+    ("language", "note"),
+    [
+        ("en", "Marks at the edge of the film were left out of the picture that was read."),
+        ("zh", "胶片边缘的标记未纳入阅片图像。"),
+    ],
+)
+def test_a_draft_says_that_marks_at_the_edge_were_left_out(
+    hospital: Hospital, settings: Settings, language: str, note: str
+) -> None:
+    values = np.add.outer(np.arange(120), np.arange(120)).astype(np.uint16)
+    values[2:6, 2:6] = 4095
+    hospital.send(values, BitsStored=12, HighBit=11)
+    text = "FINDINGS: A. IMPRESSION: B." if language == "en" else "所见：肺野清晰。印象：未见异常。"
+    case = hospital.case(pipeline=PIPELINE.model_copy(update={"language": language}))
+
+    outcome = read_with(FakeWriter(text), case, PRESET, settings, now=NOW)
+
+    assert isinstance(outcome, Drafted)
+    assert outcome.reading.notes == (note,)
+
+
 def test_a_study_of_an_animal_is_refused_whichever_object_tells(hospital: Hospital, settings: Settings) -> None:
     hospital.send()
     hospital.send(Modality="OT", ResponsiblePersonRole="OWNER")
