@@ -98,8 +98,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ListenerProces
 def base(running: ListenerProcess) -> Iterator[Resources]:
     """What the listener holds at rest; afterwards it must hold no more, and still receive."""
     # An association of the test before may still be ending. What is left: main thread, acceptor, indexer; for each child
-    # a forwarder, and its main thread, indexer and journal.
-    before = running.wait_until_idle(Resources(threads=3 + 4 * PROCESSES, descriptors=46, rss_bytes=0))
+    # a forwarder, and its main thread, lobby, indexer and
+    # journal.
+    before = running.wait_until_idle(Resources(threads=3 + 5 * PROCESSES, descriptors=50, rss_bytes=0))
     yield before
     running.wait_until_idle(before)
     assert running.temporaries() == []

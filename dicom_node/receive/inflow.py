@@ -55,6 +55,11 @@ class Inflow:
         """Received and not yet consumed."""
         return self.end - self.position
 
+    def preload(self, content: bytes) -> None:
+        """Take what somebody else has received already; before anything else."""
+        self.buffer[: len(content)] = content
+        self.end = len(content)
+
     def receive(self) -> bool:
         """Receive once what has come, without waiting; False when nothing has.
 

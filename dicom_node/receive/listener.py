@@ -17,7 +17,7 @@ from dicom_node.index.indexer import Indexer
 from dicom_node.index.recorder_process import RecorderProcess
 from dicom_node.receive.acceptor import Acceptor
 from dicom_node.receive.admission import Register
-from dicom_node.receive.associations import Associations, is_fast
+from dicom_node.receive.associations import Associations
 from dicom_node.receive.processes import ReceivingProcesses
 from dicom_node.receive.storage_service import StorageService
 from dicom_node.storage.acknowledgements import AcknowledgementClock
@@ -84,7 +84,6 @@ def serve(
             "listener_started",
             port=acceptor.port,
             ae_title=settings.listener.ae_title,
-            state="fast" if is_fast() else "stock",
             count=settings.listener.processes,
         )
         if settings.stow is not None:
@@ -97,7 +96,8 @@ def serve(
         if on_ready is not None:
             on_ready(acceptor.port)
         parts: dict[str, _Lives] = {"acceptor": acceptor, "indexer": indexer, "journal": inbox.journal}
-        _wait_for(stop, parts if children is None else parts | {"receiving_process": children})
+        parts["lobby" if children is None else "receiving_process"] = taker
+        _wait_for(stop, parts)
     _log.info("listener_stopped")
 
 

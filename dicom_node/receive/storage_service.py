@@ -1,4 +1,4 @@
-"""One C-STORE from its command to its status: the same for the stock receive loop and for ours."""
+"""One C-STORE from its command to its status: the same for DICOM associations and for STOW-RS."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -28,8 +28,10 @@ from casebook import intake, tables
 from casebook.database import write
 from casebook.errors import InvalidObject, WetreadError
 from dicom_node.index import indexer, recorder
-from dicom_node.receive import acceptor, associations, listener, listener_main
+from dicom_node.receive import listener, listener_main
+from dicom_node.receive.acceptor import Acceptor
 from dicom_node.receive.listener import serve
+from dicom_node.receive.lobby import Lobby
 from dicom_node.tests.receiving import Receiving, a_database, a_settings, data_set_bytes, receiving, until
 from dicom_node.tests.wire import (
     CT,
@@ -48,15 +50,8 @@ PRIVATE_STORAGE = "1.2.840.113619.4.30"
 RETIRED_STORAGE = "1.2.840.10008.5.1.4.1.1.3"
 
 
-@pytest.fixture(params=["fast", "stock"])
-def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both receive loops keep the same promises."""
-    monkeypatch.setattr(associations, "is_fast", lambda: request.param == "fast")
-    return str(request.param)
-
-
 @pytest.fixture
-def running(tmp_path: Path, loop: str) -> Iterator[Receiving]:
+def running(tmp_path: Path) -> Iterator[Receiving]:
     with receiving(tmp_path) as found:
         yield found
 
@@ -279,7 +274,7 @@ def test_what_lies_on_disk_without_a_row_is_indexed_at_the_next_start(tmp_path: 
     ],
 )
 def test_an_unwanted_association_is_rejected_with_its_reason(
-    tmp_path: Path, loop: str, request_: bytes, settings: dict[str, Any], reason: tuple[int, int, int]
+    tmp_path: Path, request_: bytes, settings: dict[str, Any], reason: tuple[int, int, int]
 ) -> None:
     with receiving(tmp_path, **settings) as running, Wire(running.port, request_) as wire:
         assert wire.answer[:1] == REJECTED
@@ -287,9 +282,7 @@ def test_an_unwanted_association_is_rejected_with_its_reason(
 
 
 @pytest.mark.parametrize("limit", [{"max_associations": 2}, {"max_associations_per_ae": 2}])
-def test_associations_over_the_limit_are_rejected_until_one_ends(
-    tmp_path: Path, loop: str, limit: dict[str, int]
-) -> None:
+def test_associations_over_the_limit_are_rejected_until_one_ends(tmp_path: Path, limit: dict[str, int]) -> None:
     with receiving(tmp_path, **limit) as running, contextlib.ExitStack() as stack:
         first, _ = (stack.enter_context(Wire(running.port, associate_rq())) for _ in range(2))
         with Wire(running.port, associate_rq()) as third:
@@ -327,7 +320,7 @@ def test_a_silent_connection_is_closed_after_the_acse_timeout(tmp_path: Path) ->
         assert wire.receive() == b""
 
 
-def test_objects_are_refused_while_the_disk_is_nearly_full_and_taken_again_after(tmp_path: Path, loop: str) -> None:
+def test_objects_are_refused_while_the_disk_is_nearly_full_and_taken_again_after(tmp_path: Path) -> None:
     with receiving(tmp_path, min_free_bytes=1000) as running, Wire(running.port, associate_rq()) as wire:
         running.disk.free_bytes = 500
         running.clock[0] += 1
@@ -341,7 +334,7 @@ def test_objects_are_refused_while_the_disk_is_nearly_full_and_taken_again_after
         wire.release()
 
 
-def test_objects_are_refused_while_the_database_refuses(tmp_path: Path, loop: str) -> None:
+def test_objects_are_refused_while_the_database_refuses(tmp_path: Path) -> None:
     with receiving(tmp_path) as running, Wire(running.port, associate_rq()) as wire:
         running.indexer._tell_refusal(refuses=True)
         assert wire.store(data_set(), "1.2.3.4") == 0xA700
@@ -436,13 +429,13 @@ def test_an_association_whose_thread_cannot_start_takes_no_place(
         wire.release()
 
 
-@pytest.mark.parametrize("name", ["acceptor", "indexer"])
+@pytest.mark.parametrize("name", ["acceptor", "indexer", "lobby"])
 def test_a_listener_that_lost_a_thread_ends_instead_of_looking_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(listener, "_HEARTBEAT_S", 0.05)
-    owner, place = (acceptor.Acceptor, "_accept") if name == "acceptor" else (indexer.Indexer, "_run")
-    monkeypatch.setattr(owner, place, lambda _self: None)
+    places = {"acceptor": (Acceptor, "_accept"), "indexer": (indexer.Indexer, "_run"), "lobby": (Lobby, "_run")}
+    monkeypatch.setattr(*places[name], lambda _self: None)
     settings = a_settings(tmp_path)
     engine = a_database(settings)
 
