@@ -216,6 +216,8 @@ class StowSettings(_Frozen):
     """TLS; absent only behind a proxy on this machine."""
     max_requests: int = Field(default=16, ge=1)
     """Requests at one time; more are told to come back."""
+    max_requests_per_address: int = Field(default=8, ge=1)
+    """Requests at one time from one address. Behind a proxy all senders have the proxy's."""
     timeout_s: float = Field(default=60.0, gt=0)
     """Seconds of silence inside a request after which it is given up."""
 

@@ -8,6 +8,8 @@ import socket
 import ssl
 
 _BUFFER_BYTES = 1 << 20
+#: What arrives more slowly than this, on average, after the first time-out of silence, is given up.
+MIN_RATE_BYTES_PER_S = 1024
 #: Linux only.
 _QUICK_ACKNOWLEDGEMENT: int | None = getattr(socket, "TCP_QUICKACK", None)
 

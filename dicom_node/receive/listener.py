@@ -86,6 +86,8 @@ def serve(
             ae_title=settings.listener.ae_title,
             count=settings.listener.processes,
         )
+        parts: dict[str, _Lives] = {"acceptor": acceptor, "indexer": indexer, "journal": inbox.journal}
+        parts["lobby" if children is None else "receiving_process"] = taker
         if settings.stow is not None:
             # Loaded where it is used: an HTTP server that nobody asks would cost 9 MiB.
             from dicom_node.receive.stow import StowServer
@@ -93,10 +95,9 @@ def serve(
             stow = StowServer(settings.stow, storage_service, register)
             stack.callback(stow.stop)
             stow.start()
+            parts["stow"] = stow
         if on_ready is not None:
             on_ready(acceptor.port)
-        parts: dict[str, _Lives] = {"acceptor": acceptor, "indexer": indexer, "journal": inbox.journal}
-        parts["lobby" if children is None else "receiving_process"] = taker
         _wait_for(stop, parts)
     _log.info("listener_stopped")
 

@@ -30,7 +30,7 @@ from casebook.logs import get_logger
 from dicom_node.objects.file_meta import Envelope
 from dicom_node.receive.admission import VERIFICATION, is_storage
 from dicom_node.receive.association_request import AssociationRequest, parse_request, printable, titles_of
-from dicom_node.receive.inflow import Closed, Inflow, Interrupted, Invalid, Stalled
+from dicom_node.receive.inflow import MIN_RATE_BYTES_PER_S, Closed, Inflow, Interrupted, Invalid, Stalled
 from dicom_node.receive.pdus import (
     A_ASSOCIATE_RQ,
     ABORT,
@@ -63,8 +63,6 @@ _MAX_COMMAND_BYTES = 1 << 16
 _MAX_IDENTIFIER_BYTES = 16 << 20
 #: A sender may count the PDV header into its maximum or not (PS3.8 D.1): a little more than stated is let through.
 _PDU_LENGTH_TOLERANCE = 4096
-#: An object that arrives more slowly than this, on average, after the first network timeout, is given up.
-_MIN_RATE_BYTES_PER_S = 1024
 #: Slices that wait for one writev; a sender of tiny fragments must not make us keep a million of them.
 _MAX_SLICES = 1024
 #: Bytes that came are handed on after this time, also when they fill no buffer.
@@ -442,7 +440,7 @@ class FastUpperLayer(DULServiceProvider):
         received = message.foreign_bytes or 0
         if message.operation is not None:
             received = message.operation.received_bytes + sum(map(len, self._slices))
-        if received < elapsed_s * _MIN_RATE_BYTES_PER_S:
+        if received < elapsed_s * MIN_RATE_BYTES_PER_S:
             raise Stalled
 
     def _take_command(self, inflow: Inflow, count: int, context_id: int, *, is_last: bool) -> None:

@@ -357,7 +357,7 @@ def test_an_object_of_another_class_than_its_context_is_refused_whole(
 
 
 def test_a_refused_object_that_only_trickles_is_given_up(running: Receiving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upper_layer, "_MIN_RATE_BYTES_PER_S", 1 << 30)
+    monkeypatch.setattr(upper_layer, "MIN_RATE_BYTES_PER_S", 1 << 30)
     with Wire(running.port, associate_rq()) as wire:
         wire.send(pdu((1, 3, command(0x0001, CT, "1.2.3.4"))))
         ended = threading.Event()
