@@ -70,7 +70,7 @@ def serve(
         indexer.start()
         stack.callback(indexer.stop)
         gate = DiskGate(inbox.directory, settings.listener.min_free_bytes, inbox.files, time.monotonic, reserved)
-        storage_service = StorageService(inbox, gate, indexer)
+        storage_service = StorageService(inbox, gate, indexer, settings.listener.longest_delay_s)
         if children is None or settings.stow is not None:
             inbox.start_journal()
         if children is not None:

@@ -231,7 +231,7 @@ class _Work:
             self._inbox.directory, settings.listener.min_free_bytes, self._inbox.files, time.monotonic, reserved
         )
         self._indexer = Indexer(self._inbox, _ForwardedRecords(child.records), settings)
-        storage_service = StorageService(self._inbox, gate, self._indexer)
+        storage_service = StorageService(self._inbox, gate, self._indexer, settings.listener.longest_delay_s)
         self._associations = Associations(settings, storage_service, register, child.running)
 
     def run(self) -> None:
