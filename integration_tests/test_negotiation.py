@@ -154,7 +154,7 @@ def p95_of_another_address(crowded: ListenerProcess, count: int = 60) -> float:
 
 def test_half_requests_of_one_address_take_no_thread_and_keep_nobody_else_waiting(tmp_path: Path) -> None:
     # Long enough that all of them are there all the time.
-    with listener(tmp_path / "data", options={"acse_timeout_s": 30.0}) as crowded, contextlib.ExitStack() as stack:
+    with listener(tmp_path / "data", options={"acse_timeout_s": 120.0}) as crowded, contextlib.ExitStack() as stack:
         assert all(stores_one(crowded.port, number) for number in range(PROCESSES))
         before = crowded.wait_until_idle(Resources(threads=3 + 5 * PROCESSES, descriptors=50, rss_bytes=0))
         halves = []
@@ -164,7 +164,11 @@ def test_half_requests_of_one_address_take_no_thread_and_keep_nobody_else_waitin
                 halves[-1].sendall(associate_request()[:40])
 
         assert p95_of_another_address(crowded) <= 1.0
-        foreign.wait_until(lambda: crowded.resources().threads <= before.threads, what="the end of the associations")
+        foreign.wait_until(
+            lambda: crowded.resources().threads <= before.threads,
+            timeout_s=10.0,
+            what="the end of the associations of the other address",
+        )
         # Most were closed: beyond the limit of an address nobody is kept.
         assert (
             crowded.resources().descriptors - before.descriptors <= 2 * ListenerSettings().max_associations_per_address
