@@ -1,5 +1,6 @@
 """What every test of the project shares: the folder of real files, and the rule about what may be missing."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from integration_tests.settings import load
 
 #: Python in the pages is run: a page that lies fails.
 pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"]).pytest()
+
+
+# As in every entry point: data directories that tests make are private, also where the child of a test makes them.
+os.umask(0o077)
 
 
 @pytest.fixture(scope="session")

@@ -28,9 +28,10 @@ import pytest
 
 from benchmarks.evidence import REPOSITORY, print_report
 from benchmarks.raw_sender import Association, associate_request
+from casebook.mounts import kind_of_file_system
 from casebook.settings import ListenerSettings
 from dicom_node.storage.block_file import Blocks
-from dicom_node.storage.file_system import FileSystem, kind_of_file_system
+from dicom_node.storage.file_system import FileSystem
 from dicom_node.storage.journal import Journal
 from integration_tests import foreign
 from integration_tests.listener_process import AE_TITLE, listener, rows

@@ -24,9 +24,10 @@ from casebook.errors import LostLease, WetreadError
 from casebook.flow import STEPS
 from casebook.logs import configure_logs, get_logger
 from casebook.pipelines import Pipeline
+from casebook.private_files import begin_process
 from casebook.runner import Body, Gate, Runner, keep_lease
 from casebook.settings import Settings, load_settings
-from casebook.wakeups import LOOK_TASK, build_app, queue_name, waker
+from casebook.wakeups import LOOK_TASK, build_app, queue_name, remove_damaged, waker
 from casebook.wiring import Wiring, wire
 
 #: Seconds a job in hand may go on after the role was told to stop; then it is given back, uncounted.
@@ -71,6 +72,7 @@ def build_role_app(
 
 def work(app: Celery) -> None:
     """Run the worker of a role until it is told to stop; does not return."""
+    begin_process()
     configure_logs(app.main)
     queue_on_broker = queue_name(load_settings(), app.main)
     app.worker_main(["--quiet", "worker", "-Q", queue_on_broker, "-n", f"{app.main}-{os.getpid()}@%h"])
@@ -156,6 +158,8 @@ def _set_up_logging(**_: object) -> None:
 
 @signals.worker_process_init.connect
 def _start_child(**_: object) -> None:
+    # Also where Celery's own command started the role.
+    begin_process()
     role = current_app.main
     configure_logs(role)
     # Blocked before any thread exists and taken by a thread of ours: a handler would interrupt the idle child's
@@ -174,6 +178,7 @@ def _start_child(**_: object) -> None:
 
 def _build_child(app: Celery, role: str) -> Child:
     settings = load_settings()
+    remove_damaged(settings)
     wiring = wire(wake=waker(app, settings))
     named: Mapping[str, str] = app.conf[_BODIES_KEY]
     bodies: dict[str, Body] = {}

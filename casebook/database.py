@@ -9,6 +9,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 
 from casebook.errors import SchemaMismatch, UnsafeStorage
+from casebook.mounts import MOUNTS, kind_of_file_system
+from casebook.private_files import private_file
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -43,10 +45,19 @@ def open_database(url: str) -> Engine:
         )
     if parsed.database and parsed.database != ":memory:":
         refuse_network_file_system(Path(parsed.database))
+        _keep_private(Path(parsed.database))
     engine = create_engine(parsed, hide_parameters=True, connect_args={"timeout": 30.0, "check_same_thread": False})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _keep_private(path: Path) -> None:
+    # SQLite gives the files beside the database the permissions of the database, when it makes them.
+    beside = [path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm")]
+    for each in (path, *(one for one in beside if one.exists())):
+        if each.parent.is_dir():
+            private_file(each)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
@@ -84,7 +95,7 @@ def read(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> None:
+def refuse_network_file_system(path: Path, mounts: Path = MOUNTS) -> None:
     """Raise `UnsafeStorage` when the file would lie on a file system that other hosts share.
 
     Raises
@@ -92,22 +103,12 @@ def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/mounts")) 
     UnsafeStorage
         Names the file system.
     """
-    if not mounts.exists():
-        return
-    resolved = path.resolve()
-    kinds = {
-        fields[1]: fields[2] for fields in (line.split() for line in mounts.read_text().splitlines()) if len(fields) > 2
-    }
-    for folder in (resolved, *resolved.parents):
-        kind = kinds.get(str(folder))
-        if kind is None:
-            continue
-        if kind in _NETWORK_FILE_SYSTEMS:
-            raise UnsafeStorage(
-                f"The SQLite database would lie on a {kind} file system, where it cannot be kept whole; "
-                "put data_directory on a local disk or use PostgreSQL."
-            )
-        return
+    kind = kind_of_file_system(path, mounts)
+    if kind in _NETWORK_FILE_SYSTEMS:
+        raise UnsafeStorage(
+            f"The SQLite database would lie on a {kind} file system, where it cannot be kept whole; "
+            "put data_directory on a local disk or use PostgreSQL."
+        )
 
 
 def migrate(engine: Engine) -> None:

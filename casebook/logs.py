@@ -16,6 +16,8 @@ from typing import Any, TextIO
 
 import structlog
 
+from casebook.printing import harmless
+
 #: What an own event may carry. UIDs are pseudonyms the operator needs to find a study; names, patient ids,
 #: dates of birth, accession numbers and free text are not here and never will be.
 ALLOWED_KEYS = frozenset(
@@ -96,7 +98,8 @@ def _plain(value: Any) -> Any:
         return type(value).__name__
     if isinstance(value, bool | int | float) or value is None:
         return value
-    return str(value)[:_LONGEST_VALUE]
+    # A line is read at a terminal too.
+    return harmless(str(value)[:_LONGEST_VALUE])
 
 
 def _name_error_types(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -248,15 +248,12 @@ def supersede(
     now: float,
     steps: Sequence[str],
     reason: str,
-    besides: int = 0,
     subject: str | None = None,
 ) -> int:
     """End every unfinished job of these steps of a study; a worker that holds one is fenced off.
 
     Parameters
     ----------
-    besides
-        Id of a job that stays as it is.
     subject
         Only jobs about this.
 
@@ -270,7 +267,6 @@ def supersede(
             _job.study_instance_uid == study_instance_uid,
             _job.step.in_(steps),
             _job.state.in_((*_WAITING, JobState.RUNNING, JobState.DEAD)),
-            _job.id != besides,
             *(() if subject is None else (_job.subject == subject,)),
         )
         .values(

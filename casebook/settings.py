@@ -189,6 +189,9 @@ class ListenerSettings(_Frozen):
     """Seconds of silence after which an association is aborted."""
     min_free_bytes: int = Field(default=2_000_000_000, ge=0)
     """Free space under which nothing more is accepted."""
+    longest_delay_s: float = Field(default=10.0, ge=0)
+    """Seconds the answer to an object may be held back while rows lag behind or the database refuses, before it is
+    refused with 0xA700: many senders never try again. Below the time-out of every sender."""
     processes: int = Field(default=2, ge=1)
     """Processes that receive; associations are spread over them. 1 receives in the listener's own."""
     row_before_ack: bool = False
@@ -225,6 +228,8 @@ class StowSettings(_Frozen):
     """TLS; absent only behind a proxy on this machine."""
     max_requests: int = Field(default=16, ge=1)
     """Requests at one time; more are told to come back."""
+    max_requests_per_address: int = Field(default=8, ge=1)
+    """Requests at one time from one address. Behind a proxy all senders have the proxy's."""
     timeout_s: float = Field(default=60.0, gt=0)
     """Seconds of silence inside a request after which it is given up."""
 

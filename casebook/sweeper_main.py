@@ -6,6 +6,7 @@ from types import FrameType
 
 from casebook import presence
 from casebook.logs import configure_logs, get_logger
+from casebook.private_files import begin_process
 from casebook.settings import load_settings
 from casebook.sweeper import sweep_until
 from casebook.wakeups import build_app, waker
@@ -14,6 +15,7 @@ from casebook.wiring import wire
 
 def main() -> None:
     """Sweep until SIGTERM."""
+    begin_process()
     configure_logs("sweeper")
     stop = threading.Event()
 

@@ -13,11 +13,14 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    String,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
 )
+from sqlalchemy import String as DatabaseString
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DontWrapMixin
 
 from casebook.case import JobState
 from casebook.study import CompletionReason, InstanceStatus, StudyState
@@ -32,6 +35,36 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+
+class TooLong(DontWrapMixin, ValueError):
+    """A value is longer than its column."""
+
+
+class String(TypeDecorator[str]):
+    """A text of a largest length, in characters, on every database: SQLite itself would take any."""
+
+    impl = DatabaseString
+    cache_ok = True
+
+    def __init__(self, longest: int) -> None:
+        """Take how many characters it may have."""
+        super().__init__(longest)
+        self.longest = longest
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Return what is written.
+
+        Raises
+        ------
+        TooLong
+            Says how long it may be; never the value.
+        """
+        _ = dialect
+        if value is not None and len(value) > self.longest:
+            raise TooLong(f"a text of {len(value)} characters for a column of {self.longest}")
+        return value
+
 
 # SQLite counts rows only in a column declared INTEGER.
 _BIG = BigInteger().with_variant(Integer, "sqlite")

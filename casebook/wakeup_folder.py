@@ -8,6 +8,7 @@ is no table: each exchange has the one queue of its name.
 
 import json
 import os
+import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,45 @@ from kombu.transport import filesystem
 from casebook.logs import get_logger
 
 _log = get_logger()
+
+
+#: A message is written or taken in an instant: whatever is under way for this long was left by a process that ended.
+_LONGEST_UNDER_WAY_S = 60.0
+
+
+def remove_damaged(folder: Path) -> int:
+    """Remove messages that cannot be read, what ended processes left half written, and tables of earlier versions.
+
+    Returns
+    -------
+        How many files were removed.
+    """
+    count = 0
+    for path in (*_entries(folder), *_entries(folder.parent / "control")):
+        with suppress(OSError):
+            if _is_damaged(path, folder):
+                path.unlink()
+                count += 1
+    return count
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _is_damaged(path: Path, folder: Path) -> bool:
+    if path.parent != folder:
+        return True
+    if path.name.startswith("."):
+        return time.time() - path.stat().st_mtime > _LONGEST_UNDER_WAY_S
+    try:
+        json.loads(path.read_bytes())
+    except FileNotFoundError:
+        # Taken meanwhile.
+        return False
+    except (OSError, ValueError):
+        return True
+    return False
 
 
 class Channel(filesystem.Channel):

@@ -12,8 +12,10 @@ from celery import Celery
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
+from casebook import wakeup_folder
 from casebook.flow import QUEUES
 from casebook.logs import get_logger
+from casebook.private_files import private_directory
 from casebook.settings import Settings
 
 LOOK_TASK = "wetread.look"
@@ -72,12 +74,30 @@ def _transport_options(settings: Settings, url: str) -> dict[str, Any]:
         return {"confirm_publish": True, **_NO_SECOND_TRY}
     if url.startswith("redis"):
         return {"socket_timeout": 10.0, "socket_connect_timeout": 3.0, **_NO_SECOND_TRY}
-    folder = str(_made(settings.data_directory / "wakeups" / "messages"))
+    private_directory(settings.data_directory)
+    folder = str(_made(_folder(settings)))
     return {
         "data_folder_in": folder,
         "data_folder_out": folder,
         "polling_interval": settings.broker.poll_interval_s,
     }
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.data_directory / "wakeups" / "messages"
+
+
+def remove_damaged(settings: Settings) -> int:
+    """Remove what nobody can read in the folders of the embedded bus, and return how many files that were.
+
+    Nothing is lost by it: the next sweep says what a wake-up said.
+    """
+    if not settings.broker.url.get_secret_value().startswith("filesystem"):
+        return 0
+    count = wakeup_folder.remove_damaged(_folder(settings))
+    if count:
+        _log.warning("wake_ups_removed", count=count)
+    return count
 
 
 def _made(folder: Path) -> Path:

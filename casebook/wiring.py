@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine
 from casebook import database, device
 from casebook.clock import Clock, DatabaseClock
 from casebook.pipelines import Pipeline, load_pipelines
+from casebook.private_files import private_directory
 from casebook.settings import Settings, load_settings
 from casebook.terms import Terms
 
@@ -81,9 +82,11 @@ def wire(
         When the configuration is wrong.
     SchemaMismatch
         When the database is on another revision.
+    UnsafeStorage
+        When any user of the machine may look into the data directory.
     """
     settings = load_settings(config_directory, data_directory)
-    settings.data_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_directory(settings.data_directory)
     pipelines = load_pipelines(settings.config_directory / "pipelines")
     for pipeline in pipelines:
         for destination in pipeline.destinations:

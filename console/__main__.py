@@ -10,6 +10,9 @@ import sys
 import click
 
 from casebook.errors import WetreadError
+from casebook.printing import harmless
+from casebook.private_files import begin_process
+from console.screen import say
 
 #: Verb -> module and function. The order is that of a first hour.
 _VERBS = {
@@ -44,6 +47,16 @@ class _Verbs(click.Group):
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a verb; a message on wrong usage repeats what was typed, harmlessly."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            said = error.format_message()
+            if harmless(said) == said:
+                raise
+            raise click.UsageError(harmless(said), ctx) from None
+
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(importlib.metadata.version("wetread"), prog_name="wetread")
@@ -53,10 +66,11 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command; an error of ours is one sentence, not a traceback."""
+    begin_process()
     try:
         cli(prog_name="wetread")
     except WetreadError as error:
-        print(f"wetread: {error}", file=sys.stderr)
+        say(f"wetread: {error}", is_error=True)
         sys.exit(1)
 
 

@@ -8,6 +8,7 @@ import click
 from casebook import decisions
 from casebook.errors import WrongState
 from console.options import directories, no_such_study, wake_all, wire_with_wakeups
+from console.screen import say
 
 
 @click.command
@@ -29,4 +30,4 @@ def close(study_instance_uid: str, config_directory: Path | None, data_directory
     except WrongState as error:
         raise click.UsageError(f"{error} (wetread why {study_instance_uid})") from None
     wake_all(wiring)
-    print(f"The study now is {state}: wetread why {study_instance_uid}")
+    say(f"The study now is {state}: wetread why {study_instance_uid}")

@@ -12,6 +12,7 @@ from casebook.errors import SettingsError, WetreadError
 from casebook.pipelines import load_pipelines
 from casebook.settings import Hl7Destination, Settings, load_settings
 from console.options import directories
+from console.screen import say
 
 
 @click.group
@@ -26,13 +27,13 @@ def check(config_directory: Path | None, data_directory: Path | None) -> None:
     try:
         settings = load_settings(config_directory, data_directory)
     except WetreadError as error:
-        print(f"fail  node.yaml   {error}")
+        say(f"fail  node.yaml   {error}")
         if "result_status" in str(error):
-            print(_result_status_in_words())
+            say(_result_status_in_words())
         sys.exit(1)
     is_named = _is_named(settings)
     if is_named:
-        print(f"ok    node.yaml   {_count(len(settings.destinations), 'destination')}, AE {settings.listener.ae_title}")
+        say(f"ok    node.yaml   {_count(len(settings.destinations), 'destination')}, AE {settings.listener.ae_title}")
     results = [_try(name, look, settings) for name, look in _FILES.items()]
     sys.exit(0 if is_named and all(results) else 1)
 
@@ -41,7 +42,7 @@ def _is_named(settings: Settings) -> bool:
     try:
         device.require_named(settings)
     except SettingsError as error:
-        print(f"fail  node.yaml   {error}")
+        say(f"fail  node.yaml   {error}")
         return False
     return True
 
@@ -95,14 +96,14 @@ def _try(name: str, look: Callable[[Settings], Sequence[str]], settings: Setting
         found, *warnings = look(settings)
     except ModuleNotFoundError:
         # This machine has another role: what it cannot read it does not use.
-        print(f"skip  {name:<11} the packages for it are not installed here")
+        say(f"skip  {name:<11} the packages for it are not installed here")
         return True
     except WetreadError as error:
-        print(f"fail  {name:<11} {error}")
+        say(f"fail  {name:<11} {error}")
         return False
-    print(f"ok    {name:<11} {found}")
+    say(f"ok    {name:<11} {found}")
     for warning in warnings:
-        print(f"warn  {name:<11} {warning}")
+        say(f"warn  {name:<11} {warning}")
     return True
 
 

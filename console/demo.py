@@ -13,14 +13,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from casebook import store
+from casebook.printing import harmless
 from casebook.settings import SHIPPED_CONFIG_DIRECTORY
 from casebook.study import StudyState
 from casebook.wiring import Wiring, wire
@@ -68,6 +70,14 @@ class _Hospital:
         return self.root / "wetread.log.jsonl"
 
 
+class _Screen(Console):
+    """A terminal that gets nothing it would obey, but for what is ours."""
+
+    def render_str(self, text: str, *arguments: Any, **named: Any) -> Text:
+        """Turn a text, also that of a cell, into what is shown."""
+        return super().render_str(harmless(text), *arguments, **named)
+
+
 @click.command
 @click.option(
     "--folder", type=click.Path(file_okay=False, path_type=Path), help="Empty folder for it; default: a temporary one."
@@ -81,7 +91,7 @@ def demo(folder: Path | None) -> None:
     if any(root.iterdir()):
         raise click.UsageError(f"{root} is not empty")
     hospital = _Hospital(root=root)
-    screen = Console(width=None if sys.stdout.isatty() else 170)
+    screen = _Screen(width=None if sys.stdout.isatty() else 170)
     screen.print(f"Everything of this demonstration lies in [bold]{root}[/bold]", soft_wrap=True)
     pacs, ris = StandInPacs(root / "pacs"), StandInRis(root / "ris")
     try:
@@ -164,7 +174,10 @@ def _running(hospital: _Hospital, screen: Console) -> Iterator[int]:
 
 def _wait_until_ready(process: subprocess.Popen[str], hospital: _Hospital) -> int:
     output = process.stdout
-    if output is None or not select.select([output], [], [], _READY_TIMEOUT_S)[0]:
+    readable = select.poll()
+    if output is not None:
+        readable.register(output, select.POLLIN)
+    if output is None or not readable.poll(_READY_TIMEOUT_S * 1000):
         raise click.ClickException(f"Wetread was not ready in {_READY_TIMEOUT_S:g} s; its log: {hospital.log}")
     line = output.readline()
     if not line.startswith("wetread ready"):

@@ -8,6 +8,7 @@ import click
 from casebook import decisions
 from casebook.errors import WrongState
 from console.options import directories, no_such_study, wire_with_wakeups
+from console.screen import say
 
 
 @click.command
@@ -32,4 +33,4 @@ def dismiss(
         raise no_such_study(study_instance_uid) from None
     except WrongState as error:
         raise click.UsageError(f"{error} (wetread why {study_instance_uid})") from None
-    print(f"Dismissed, and nothing more is sent: wetread why {study_instance_uid}")
+    say(f"Dismissed, and nothing more is sent: wetread why {study_instance_uid}")

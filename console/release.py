@@ -7,6 +7,7 @@ import click
 
 from casebook import decisions
 from console.options import directories, no_such_study, wire_with_wakeups
+from console.screen import say
 
 
 @click.command
@@ -49,4 +50,4 @@ def release(
             )
     except KeyError:
         raise no_such_study(study_instance_uid) from None
-    print(f"Released: the draft will read {kept} {'image' if kept == 1 else 'images'} and say so.")
+    say(f"Released: the draft will read {kept} {'image' if kept == 1 else 'images'} and say so.")

@@ -11,6 +11,7 @@ from casebook.errors import InvalidObject
 from casebook.study import InstanceStatus, ReceivedInstance, StudyState
 from casebook.wiring import Wiring
 from console.options import directories, no_such_study, wake_all, wire_with_wakeups
+from console.screen import say
 
 
 @click.command
@@ -30,7 +31,7 @@ def retry(
     wiring = wire_with_wakeups(config_directory, data_directory)
     said = _retry_one(wiring, study_instance_uid) if study_instance_uid else _retry_all(wiring)
     wake_all(wiring)
-    print(said)
+    say(said)
 
 
 def _retry_one(wiring: Wiring, study_instance_uid: str) -> str:

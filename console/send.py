@@ -9,6 +9,7 @@ from rich.progress import track
 
 from casebook.settings import load_settings
 from console.options import directories
+from console.screen import say
 
 
 @click.command
@@ -40,7 +41,7 @@ def send(
     statuses = list(track(results, total=len(paths), description="sending", disable=quiet))
     refused = [(path, status) for path, status in zip(paths, statuses, strict=True) if status != 0x0000]
     for path, status in refused[:20]:
-        print(f"{path}: {'not sent' if status is None else f'answered 0x{status:04X}'}")
+        say(f"{path}: {'not sent' if status is None else f'answered 0x{status:04X}'}")
     skipped = f", {others} other files left alone" if others else ""
-    print(f"{len(paths) - len(refused)} of {len(paths)} files accepted by {address}{skipped}")
+    say(f"{len(paths) - len(refused)} of {len(paths)} files accepted by {address}{skipped}")
     sys.exit(1 if refused else 0)

@@ -17,6 +17,7 @@ from casebook.study import StudyState
 from casebook.wiring import wire
 from console.options import directories
 from console.overview import Overview, overview
+from console.screen import say
 
 _ROLES = ("listener", "sweeper", "io", "gpu")
 
@@ -34,9 +35,9 @@ def status(*, as_json: bool, config_directory: Path | None, data_directory: Path
     found = presence.present(settings)
     attention = _attention(settings, facts, found)
     if as_json:
-        print(json.dumps(_as_dict(settings, facts, found, attention, now)))
+        say(json.dumps(_as_dict(settings, facts, found, attention, now)))
     else:
-        print(_in_words(settings, facts, found, attention, now))
+        say(_in_words(settings, facts, found, attention, now))
     sys.exit(1 if attention else 0)
 
 

@@ -10,8 +10,10 @@ import click
 from casebook import device
 from casebook.logs import configure_logs
 from casebook.presence import Presence
+from casebook.private_files import begin_process, private_directory
 from casebook.settings import load_settings
 from console.options import directories
+from console.screen import say
 from console.supervisor import ROLES, Role, Supervisor
 
 
@@ -32,10 +34,11 @@ def up(
     data_directory: Path | None,
 ) -> None:
     """Start listener, sweeper, io worker and gpu worker; restart what dies; end all on SIGTERM."""
+    begin_process()
     configure_logs("supervisor")
     settings = load_settings(config_directory, data_directory)
     device.require_named(settings)
-    settings.data_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_directory(settings.data_directory)
     chosen = [role for role in roles or ROLES if not names or role.name in names]
     supervisor = Supervisor(settings, chosen)
 
@@ -51,4 +54,4 @@ def _say_ready(found: tuple[Presence, ...]) -> None:
     listener = next((one.facts for one in found if one.role == "listener"), None)
     models = next((one.facts.get("models", "") for one in found if one.role == "gpu"), "")
     address = f"{listener['ae_title']}@{listener['host']}:{listener['port']}" if listener else "-"
-    print(f"wetread ready  dicom {address}  models {models or '-'}", flush=True)
+    say(f"wetread ready  dicom {address}  models {models or '-'}")

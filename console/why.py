@@ -12,6 +12,7 @@ from casebook.audit import AuditEvent
 from casebook.wiring import wire
 from console.explain import Explanation, explain
 from console.options import directories, no_such_study
+from console.screen import say
 
 
 @click.command
@@ -45,7 +46,7 @@ def why(
             )
     except KeyError:
         raise no_such_study(study_instance_uid) from None
-    print(json.dumps(as_dict(explanation)) if as_json else in_words(explanation))
+    say(json.dumps(as_dict(explanation)) if as_json else in_words(explanation))
     sys.exit(1 if explanation.needs_a_person else 0)
 
 

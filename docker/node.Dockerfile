@@ -10,7 +10,7 @@ COPY console console
 COPY config config
 RUN pip install -c constraints.txt --editable '.[node,console]' \
     && useradd --system --uid 10001 wetread \
-    && install -d -o wetread -g wetread -m 0750 /var/lib/wetread
+    && install -d -o wetread -g wetread -m 0700 /var/lib/wetread
 USER wetread
 VOLUME /var/lib/wetread
 EXPOSE 11112

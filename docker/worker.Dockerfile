@@ -14,7 +14,7 @@ COPY config config
 COPY models models
 RUN pip install -c constraints.txt --editable '.[worker,console]' \
     && useradd --system --uid 10001 wetread \
-    && install -d -o wetread -g wetread -m 0750 /var/lib/wetread
+    && install -d -o wetread -g wetread -m 0700 /var/lib/wetread
 USER wetread
 VOLUME /var/lib/wetread
 ENTRYPOINT ["wetread"]

@@ -1,5 +1,7 @@
 """The whole flow under its supervisor, on the embedded servers and on those of a cluster, with real kills."""
 
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,6 +67,29 @@ def test_every_study_comes_back_once_and_sigterm_ends_everything(site: Hospital)
     assert site.stop() == 0
     assert len(family) >= 6
     assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_nobody_else_may_read_a_file_and_no_process_leaves_a_core_file(tmp_path: Path) -> None:
+    # As a shell or a service manager starts it, whose files anybody may read.
+    given = os.umask(0o022)
+    try:
+        with hospital(tmp_path) as site:
+            family = [site.supervisor.pid, *(one.pid for one in psutil.Process(site.supervisor.pid).children(True))]
+            masks = {re.search(r"Umask:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1] for pid in family}  # type: ignore[index]
+            cores = {
+                Path(f"/proc/{pid}/limits").read_text().split("Max core file size")[1].split()[1] for pid in family
+            }
+            uids = site.send([1])
+            site.wait_until_delivered(uids)
+            readable = [
+                path for path in [site.root / "data", *(site.root / "data").rglob("*")] if path.lstat().st_mode & 0o077
+            ]
+    finally:
+        os.umask(given)
+
+    assert len(family) >= 8
+    assert (masks, cores) == ({"0077"}, {"0"})
+    assert readable == []
 
 
 def test_images_sent_again_change_nothing(tmp_path: Path) -> None:

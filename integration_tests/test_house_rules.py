@@ -327,3 +327,27 @@ def _is_installed(name: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
+
+
+def test_every_entry_point_lets_nobody_else_read_what_it_writes() -> None:
+    # The simulation writes no files of patients; a Celery role begins in `celery_role.work`.
+    entries = [
+        path
+        for path, tree in modules().items()
+        if path.parts[0] in {"casebook", "console", "dicom_node", "worker"}
+        and any(isinstance(node, ast.If) and "__main__" in ast.unparse(node.test) for node in tree.body)
+        and "simulation" not in path.parts
+    ]
+    begun = [
+        path
+        for path in entries
+        if any(
+            isinstance(node, ast.FunctionDef)
+            and node.name == "main"
+            and any(call in ast.unparse(node) for call in ("begin_process()", "celery_role.work("))
+            for node in modules()[path].body
+        )
+    ]
+
+    assert len(entries) >= 7
+    assert begun == entries

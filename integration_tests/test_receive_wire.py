@@ -98,8 +98,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ListenerProces
 def base(running: ListenerProcess) -> Iterator[Resources]:
     """What the listener holds at rest; afterwards it must hold no more, and still receive."""
     # An association of the test before may still be ending. What is left: main thread, acceptor, indexer; for each child
-    # a forwarder, and its main thread, indexer and journal.
-    before = running.wait_until_idle(Resources(threads=3 + 4 * PROCESSES, descriptors=46, rss_bytes=0))
+    # a forwarder, and its main thread, lobby, indexer and
+    # journal.
+    before = running.wait_until_idle(Resources(threads=3 + 5 * PROCESSES, descriptors=50, rss_bytes=0))
     yield before
     running.wait_until_idle(before)
     assert running.temporaries() == []
@@ -285,12 +286,14 @@ def test_a_sender_that_only_trickles_is_given_up(running: ListenerProcess, base:
     association = running.associate()
     stream = store_stream(SMALL, 33, message_id=1, longest_pdu_bytes=association.longest_pdu_bytes)
     connection = association.socket
+    readable = select.poll()
+    readable.register(connection, select.POLLIN)
     deadline = time.monotonic() + PATIENCE_S
     with contextlib.suppress(OSError):
         for byte in stream:
             connection.sendall(bytes([byte]))
             # At most 20 bytes a second; each of them restarts a timer that only knows silence.
-            if select.select([connection], [], [], 0.05)[0]:
+            if readable.poll(50):
                 break
             assert time.monotonic() < deadline
     connection.close()

@@ -1,12 +1,13 @@
 """STOW-RS on the wire: a foreign client's files lie byte for byte in the inbox; hostile requests leave nothing."""
 
+import gzip
 import http.client
 import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +24,7 @@ from casebook import database, store
 from casebook.settings import Settings
 from casebook.study import InstanceStatus
 from casebook.testing import sqlite_database
+from dicom_node.receive import stow as stow_module
 from dicom_node.receive.listener import serve
 from integration_tests import foreign
 from integration_tests.listener_process import data_set_of, finished, temporaries
@@ -57,10 +59,12 @@ class Endpoint:
         path: str = "/studies",
         token: str = TOKEN,
         content_type: str = 'multipart/related; type="application/dicom"; boundary=b',
+        source: str = "127.0.0.1",
+        **further: str,
     ) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30, source_address=(source, 0))
         try:
-            headers = {"Authorization": f"Bearer {token}", "Content-Type": content_type}
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": content_type, **further}
             connection.request("POST", path, body, headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
@@ -78,14 +82,14 @@ class _Bearer(AuthBase):
 
 
 @contextmanager
-def endpoint(folder: Path, **options: object) -> Iterator[Endpoint]:
+def endpoint(folder: Path, *, listener: dict[str, object] | None = None, **options: object) -> Iterator[Endpoint]:
     """Run the listener's role with its STOW-RS endpoint in this process."""
     port = foreign.free_port()
     settings = Settings.model_validate(
         {
             "data_directory": folder,
             # A fork would copy locks that other threads of the tests hold.
-            "listener": {"port": 0, "min_free_bytes": 0, "processes": 1},
+            "listener": {"port": 0, "min_free_bytes": 0, "processes": 1, **(listener or {})},
             "stow": {"port": port, "token": TOKEN, "timeout_s": 3, **options},
         }
     )
@@ -224,6 +228,100 @@ def test_a_sender_that_falls_silent_is_given_up(stow: Endpoint, tmp_path: Path) 
         assert b" 400 " in raw.recv(4096)
 
     assert_nothing_is_left(stow)
+
+
+def test_an_address_outside_the_allowed_networks_is_not_read_from(tmp_path: Path) -> None:
+    with (
+        endpoint(tmp_path / "data", listener={"allowed_networks": ["192.0.2.0/24"]}) as stow,
+        socket.create_connection(("127.0.0.1", stow.port), timeout=5) as raw,
+    ):
+        # It has not sent a byte.
+        assert raw.recv(1) == b""
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "x"])
+def test_a_compressed_body_is_refused_and_not_unpacked(stow: Endpoint, tmp_path: Path, encoding: str) -> None:
+    (path,) = slices(tmp_path / "modality", 1)
+    body = part(path.read_bytes()) + b"--b--"
+
+    status, answer = stow.post(gzip.compress(body), **{"Content-Encoding": encoding})
+
+    assert (status, finished(stow.folder), stow.leftovers()) == (415, {}, [])
+    assert b"Content-Encoding" in answer
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /studies HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /studies HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+        b"nonsense\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+    ],
+    ids=["method", "path", "token", "no HTTP", "TLS"],
+)
+def test_no_answer_says_which_software_it_is_of(stow: Endpoint, request_bytes: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", stow.port), timeout=20) as raw:
+        raw.sendall(request_bytes)
+        answer = raw.recv(65536)
+
+    assert answer.startswith(b"HTTP/1.")
+    assert b"\r\nserver:" not in answer.lower()
+    assert b"aiohttp" not in answer.lower()
+
+
+def test_a_sender_that_only_trickles_is_given_up_and_another_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = slices(tmp_path / "modality", 2)
+    monkeypatch.setattr(stow_module, "MIN_RATE_BYTES_PER_S", 100_000)
+    with endpoint(tmp_path / "data", timeout_s=1) as stow:
+        with socket.create_connection(("127.0.0.1", stow.port), timeout=20) as raw:
+            raw.sendall(head(10_000_000) + part(one.read_bytes())[:-100])
+            raw.setblocking(False)
+            deadline, answer = time.monotonic() + 15, b""
+            while not answer and time.monotonic() < deadline:
+                with suppress(BlockingIOError):
+                    answer = raw.recv(4096)
+                with suppress(OSError):
+                    raw.send(b"x")
+                time.sleep(0.1)  # This is the trickle.
+            assert b" 400 " in answer
+        assert_nothing_is_left(stow)
+        assert stow.post(part(two.read_bytes()) + b"--b--")[0] == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /studies HTTP/1.1\r\nHost: x\r\nX-Half"])
+def test_headers_that_never_end_are_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(stow_module, "_LONGEST_HEADERS_S", 0.5)
+    with (
+        endpoint(tmp_path / "data") as stow,
+        socket.create_connection(("127.0.0.1", stow.port), timeout=10) as raw,
+    ):
+        raw.sendall(sent)
+        assert raw.recv(1) == b""
+
+
+def test_one_address_cannot_take_every_request_nor_every_connection(tmp_path: Path) -> None:
+    (path,) = slices(tmp_path / "modality", 1)
+    body = part(path.read_bytes()) + b"--b--"
+    with endpoint(tmp_path / "data", max_requests_per_address=2, timeout_s=20) as stow, ExitStack() as stack:
+        for _ in range(2):
+            raw = stack.enter_context(socket.create_connection(("127.0.0.1", stow.port), timeout=5))
+            raw.sendall(head(len(body) + 5) + body[:200])
+        foreign.wait_until(lambda: stow.post(body)[0] == 503, what="the limit of one address")
+        for _ in range(200):
+            # Half requests of the same address.
+            half = stack.enter_context(socket.create_connection(("127.0.0.1", stow.port), timeout=5))
+            with suppress(OSError):
+                half.sendall(b"POST /studies HT")
+
+        began = time.monotonic()
+        assert stow.post(body, source="127.0.0.2")[0] == 200
+        assert time.monotonic() - began < 1.0
 
 
 def head(length: int) -> bytes:

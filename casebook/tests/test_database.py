@@ -1,5 +1,6 @@
 """The connection: durable on SQLite, impatient on PostgreSQL, and on the right schema."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,22 +77,40 @@ def test_postgresql_gives_up_on_locks_and_forgotten_transactions(postgresql: Eng
 
 
 MOUNTS = """\
-/dev/vda1 / ext4 rw 0 0
-server:/export {share} {kind} rw 0 0
-/dev/vdb1 {share}/local xfs rw 0 0
+21 1 254:1 / / rw,relatime - ext4 /dev/vda1 rw
+36 21 0:45 / {share} rw shared:9 master:1 - {kind} server:/export rw
+37 36 254:17 / {share}/local rw shared:2 - xfs /dev/vdb1 rw
 """
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "fuse.sshfs", "9p", "gpfs"])
 def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path, kind: str) -> None:
-    share = (tmp_path / "share").resolve()
+    share = (tmp_path / "a share").resolve()
     mounts = tmp_path / "mounts"
-    mounts.write_text(MOUNTS.format(share=share, kind=kind))
+    mounts.write_text(MOUNTS.format(share=str(share).replace(" ", r"\040"), kind=kind))
 
     with pytest.raises(UnsafeStorage, match=kind):
         database.refuse_network_file_system(share / "data" / "wetread.sqlite", mounts)
     database.refuse_network_file_system(share / "local" / "wetread.sqlite", mounts)
     database.refuse_network_file_system(tmp_path / "wetread.sqlite", mounts)
+
+
+def test_the_files_of_sqlite_are_their_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "wetread.sqlite"
+    # As an earlier release left it.
+    path.touch()
+    path.chmod(0o644)
+    given = os.umask(0)
+    try:
+        engine = database.open_database(f"sqlite:///{path}")
+        database.migrate(engine)
+        with engine.connect():
+            modes = {one.name: one.stat().st_mode & 0o777 for one in tmp_path.iterdir()}
+        engine.dispose()
+    finally:
+        os.umask(given)
+
+    assert modes == dict.fromkeys(("wetread.sqlite", "wetread.sqlite-wal", "wetread.sqlite-shm"), 0o600)
 
 
 def test_without_a_table_of_mounts_nothing_is_refused(tmp_path: Path) -> None:

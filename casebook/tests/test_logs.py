@@ -54,6 +54,13 @@ def test_an_own_event_carries_its_allowed_keys(sink: io.StringIO) -> None:
     )
 
 
+def test_what_a_terminal_would_obey_stands_as_its_code(sink: io.StringIO) -> None:
+    get_logger().info("association_rejected", ae_title="CT\x9b2J\u202e", peer="a\x1b[2J")
+
+    line = _lines(sink)[0]
+    assert (line["ae_title"], line["peer"]) == ("CT\\x9b2J\\u202e", "a\\x1b[2J")
+
+
 @pytest.mark.parametrize("key", ["patient_name", "_patient_name", "__x", "accession_number", "detail", "PatientID"])
 def test_a_key_that_is_not_on_the_list_is_dropped_and_counted(sink: io.StringIO, key: str) -> None:
     get_logger().info("study_completed", **{key: PLANTED})

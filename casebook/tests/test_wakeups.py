@@ -1,16 +1,18 @@
 """The wake-up bus: early acknowledged, capped, and never a reason to fail."""
 
+import os
 import time
 from pathlib import Path
 from queue import Empty
 from random import Random
 
 import pytest
+import structlog.testing
 from celery import Celery
 from pydantic import SecretStr
 
 from casebook.settings import BrokerSettings, Settings
-from casebook.wakeups import LOOK_TASK, build_app, queue_name, waker
+from casebook.wakeups import LOOK_TASK, build_app, queue_name, remove_damaged, waker
 
 
 def _settings(tmp_path: Path, url: str = "filesystem://", **values: str) -> Settings:
@@ -139,6 +141,36 @@ def test_a_message_that_cannot_be_read_is_dropped_and_the_next_one_taken(tmp_pat
 
     assert _taken(app, "gpu") == ["gpu"]
     assert list(messages.iterdir()) == []
+
+
+def test_a_start_removes_and_tells_what_nobody_can_read(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    app = build_app(settings)
+    messages, control = tmp_path / "wakeups" / "messages", tmp_path / "wakeups" / "control"
+    control.mkdir()
+    waker(app, settings)("gpu")
+    whole = {path.name for path in messages.iterdir()}
+    (control / "gpu.exchange").touch()
+    (messages / "1.gpu.msg").touch()
+    (messages / "2.io.msg").write_bytes(b'{"body": ')
+    (messages / "3.io.msg").write_bytes(b"\x00\xff")
+    for name, age_s in ((".4.io.msg", 3600), (".5.gpu.msg.77", 3600), (".6.gpu.msg", 0)):
+        (messages / name).touch()
+        os.utime(messages / name, (time.time() - age_s,) * 2)
+
+    with structlog.testing.capture_logs() as said:
+        assert remove_damaged(settings) == 6
+
+    # What is being written now stays.
+    assert {path.name for path in messages.iterdir()} == whole | {".6.gpu.msg"}
+    assert list(control.iterdir()) == []
+    assert said == [{"event": "wake_ups_removed", "count": 6, "log_level": "warning"}]
+    assert remove_damaged(settings) == 0
+    assert _taken(app, "gpu") == ["gpu"]
+
+
+def test_a_bus_without_folders_has_nothing_to_remove(tmp_path: Path) -> None:
+    assert remove_damaged(_settings(tmp_path, "redis://127.0.0.1:1/0")) == 0
 
 
 def test_a_message_has_its_name_only_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from casebook import intake, queue, store
-from casebook.errors import SchemaMismatch, SettingsError
+from casebook.errors import SchemaMismatch, SettingsError, UnsafeStorage
 from casebook.logs import configure_logs
 from casebook.settings import SHIPPED_CONFIG_DIRECTORY
 from casebook.study import StudyState
@@ -113,6 +113,37 @@ def test_close_decides_at_once_and_why_names_patients_only_on_request(wiring: Wi
     assert "SECRET" not in plain.output
     assert "SECRET-1" in named.output
     assert "SECRET" not in call(wiring, "why", STUDY, "--json").output
+
+
+def test_what_a_header_or_a_person_wrote_is_shown_harmlessly(config: Path, tmp_path: Path) -> None:
+    made = wire(config, tmp_path / "data", migrate=True)
+    with made.write() as connection:
+        now = made.clock.now(connection)
+        received = [
+            a_received_instance(number, patient_id=f"P\u202e{number}", received_at=now, quiet_period_s=300)
+            for number in (1, 2)
+        ]
+        intake.record_instances(connection, received, now)
+    try:
+        call(made, "close", STUDY)
+        shown = call(made, "why", STUDY, "--show-patient-ids").output
+        unknown = call(made, "why", "1.2\x9b2J\u202e")
+    finally:
+        made.engine.dispose()
+
+    assert "P\\u202e1" in shown
+    assert "no study 1.2\\x9b2J\\u202e is known" in unknown.output
+    assert unknown.exit_code == 2
+    assert not {"\u202e", "\x9b"} & set(shown + unknown.output)
+
+
+def test_a_data_directory_that_others_can_look_into_stops_every_verb_with_what_to_do(wiring: Wiring) -> None:
+    wiring.settings.data_directory.chmod(0o755)
+
+    refused = [call(wiring, *verb) for verb in (["status"], ["why", STUDY], ["migrate"], ["up"])]
+
+    assert [type(one.exception) for one in refused] == [UnsafeStorage] * 4
+    assert all(f"chmod 700 {wiring.settings.data_directory}" in str(one.exception) for one in refused)
 
 
 def test_release_lets_a_held_study_go_on_with_one_patient(wiring: Wiring) -> None:

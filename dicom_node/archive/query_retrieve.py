@@ -3,7 +3,6 @@
 Every failure of the archive is `PeerUnavailable`: what it knows is never needed to go on, only to know more.
 """
 
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     RLELossless,
 )
-from pynetdicom import AE, _config, build_context, build_role, evt
+from pynetdicom import _config, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
@@ -39,8 +38,8 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from casebook.errors import PeerUnavailable
 from casebook.logs import get_logger
 from casebook.settings import QuerySettings
-from dicom_node.association_scu import keep_answers
-from dicom_node.objects.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Envelope
+from dicom_node.association_scu import associate
+from dicom_node.objects.file_meta import Envelope
 
 #: Takes one object of a C-GET: its envelope and its data set; returns the status of the C-STORE (PS3.4 B.2.3).
 Take = Callable[[Envelope, memoryview], int]
@@ -293,34 +292,23 @@ def _associated(
     roles: Sequence[str] = (),
     handlers: Sequence[Any] = (),
 ) -> Iterator[Association]:
-    entity = AE(archive.calling_ae_title)
-    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    entity.connection_timeout = entity.acse_timeout = archive.timeout_s
-    entity.dimse_timeout = entity.network_timeout = archive.timeout_s
-    with _names_resolved(archive):
-        association = entity.associate(
-            archive.host,
-            archive.port,
-            contexts=contexts,
-            ae_title=archive.ae_title,
-            ext_neg=[build_role(uid, scp_role=True) for uid in roles],
-            evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once), *handlers],
-        )
+    association = associate(
+        archive.host,
+        archive.port,
+        called=archive.ae_title,
+        calling=archive.calling_ae_title,
+        timeout_s=archive.timeout_s,
+        contexts=contexts,
+        scp_roles=roles,
+        handlers=handlers,
+        name=f"the archive {archive.ae_title}",
+    )
     try:
         if not association.is_established:
             raise PeerUnavailable("the archive takes no association for this question")
-        yield keep_answers(association)
+        yield association
     finally:
         _end(association)
-
-
-@contextmanager
-def _names_resolved(archive: QuerySettings) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError):
-        raise PeerUnavailable(f"the archive {archive.ae_title} cannot be reached") from None
 
 
 def _end(association: Association) -> None:
@@ -329,13 +317,6 @@ def _end(association: Association) -> None:
     if association.ident is not None:
         # A thread that is about to end would still hold its socket; one that was never connected never ran.
         association.join(1.0)
-
-
-def _send_at_once(event: Any) -> None:
-    # Nagle's algorithm and delayed acknowledgement together cost 40 ms per message.
-    transport = event.assoc.dul.socket
-    if transport is not None and transport.socket is not None:
-        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _batched(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:

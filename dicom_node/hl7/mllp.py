@@ -4,6 +4,7 @@ An acknowledgement counts only when its MSA-2 is our MSH-10. A receiver may ackn
 again, a proxy may answer for another one: both have been seen, and neither says that ours is safe.
 """
 
+import codecs
 import re
 import select
 import socket
@@ -177,17 +178,21 @@ class MllpClient:
 
     def _acknowledgement(self, frame: bytes, control_id: str) -> Acknowledgement | None:
         """Return what the frame says of our message, None where it speaks of another or of nothing."""
+        # Some programs begin every text with a byte order mark, inside the frame.
+        content = frame.removeprefix(codecs.BOM_UTF8)
         try:
-            segments = parse(frame.decode(self._encoding, "replace"))
+            segments = parse(content.decode(self._encoding, "replace"))
         except InvalidObject:
             return None
         said = next((one for one in segments if one.name == "MSA"), None)
-        if said is None or said.field(2) != control_id:
+        # Databases pad what they keep in columns of a fixed length.
+        if said is None or said.field(2).strip(" ") != control_id:
             return None
         error = next((one for one in segments if one.name == "ERR"), None)
         code = error.field(3) if error is not None else ""
         return Acknowledgement(
-            code=_plain_code(said.field(1)), error_code=_plain_code((code or said.field(6)).split(COMPONENT)[0])
+            code=_plain_code(said.field(1).strip(" ")),
+            error_code=_plain_code((code or said.field(6)).split(COMPONENT)[0].strip(" ")),
         )
 
 

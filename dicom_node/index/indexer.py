@@ -99,7 +99,7 @@ class Indexer:
         """
         is_done = threading.Event() if self._row_before_ack else None
         self._take(stored, is_done)
-        if is_done is not None and not is_done.wait(MAX_LAG_S):
+        if is_done is not None and not is_done.wait(self._settings.listener.longest_delay_s):
             raise StoreUnavailable
 
     def touch(self, study_instance_uid: str, calling_ae_title: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from casebook.database import open_database
 from casebook.errors import StoreUnavailable
 from casebook.logs import configure_logs, get_logger
+from casebook.private_files import begin_process
 from casebook.settings import Settings
 from dicom_node.index.recorder import Recorder
 from dicom_node.storage.inbox import SharedInbox, StoredInstance
@@ -124,6 +125,7 @@ class RecorderProcess(RemoteRecorder):
 
 def main(arguments: Sequence[str]) -> int:
     """Record what comes over the descriptor until its other end is closed."""
+    begin_process()
     # Whoever stops the listener often tells its children too; this one is needed until the last row is written.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

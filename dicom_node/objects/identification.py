@@ -32,7 +32,8 @@ from dicom_node.objects.file_meta import require_uid
 from dicom_node.objects.text import CharacterSet, character_set, decode_ascii, descriptive_text, identifying_text
 
 UID_KEYWORDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-_IDENTIFYING_TAGS = tags_of(UID_KEYWORDS)
+_SOP_CLASS = "SOPClassUID"
+_IDENTIFYING_TAGS = tags_of((*UID_KEYWORDS, _SOP_CLASS))
 _LAST_IDENTIFYING_TAG = max(_IDENTIFYING_TAGS)
 
 
@@ -43,6 +44,8 @@ class Identification:
     sop_instance_uid: str
     study_instance_uid: str
     series_instance_uid: str
+    #: Of the data set; empty where it states none.
+    sop_class_uid: str = ""
 
 
 def identify(
@@ -79,10 +82,16 @@ def identify(
         except NotUnderstood:
             break
     if any(keyword not in values for keyword in UID_KEYWORDS):
-        forgiven = forgiving_values(read_back(min(size_bytes, LONGEST_HEADER_BYTES)), transfer_syntax_uid, UID_KEYWORDS)
-        values = {keyword: forgiven.raw.get(keyword, b"") for keyword in UID_KEYWORDS}
+        keywords = (*UID_KEYWORDS, _SOP_CLASS)
+        forgiven = forgiving_values(read_back(min(size_bytes, LONGEST_HEADER_BYTES)), transfer_syntax_uid, keywords)
+        values = {keyword: forgiven.raw.get(keyword, b"") for keyword in keywords}
     sop, study, series = (require_uid(decode_ascii(values[keyword])) for keyword in UID_KEYWORDS)
-    return Identification(sop_instance_uid=sop, study_instance_uid=study, series_instance_uid=series)
+    return Identification(
+        sop_instance_uid=sop,
+        study_instance_uid=study,
+        series_instance_uid=series,
+        sop_class_uid=decode_ascii(values.get(_SOP_CLASS, b"")).strip("\0 "),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from casebook.logs import get_logger
 from casebook.settings import ListenerSettings
-from dicom_node.receive.admission import MAX_REJECTING, Connected, Register
+from dicom_node.receive.admission import Connected, Register
 
 #: Connections that have not sent a byte yet; more are closed at once.
 _MAX_SILENT_CONNECTIONS = 1024
@@ -25,11 +25,6 @@ _log = get_logger(__name__)
 
 class Taker(Protocol):
     """Who makes associations of connections."""
-
-    @property
-    def running(self) -> int:
-        """Associations that run or are about to, admitted or not."""
-        ...
 
     def take(self, connection: socket.socket, address: Any, connected: Connected) -> None:
         """Take over a connection whose first byte has come."""
@@ -122,9 +117,7 @@ class Acceptor:
                 selector.register(connection, selectors.EVENT_READ)
 
     def _has_too_many(self, address: str) -> bool:
-        if len(self._silent) >= _MAX_SILENT_CONNECTIONS or self._silent_of[address] >= _MAX_SILENT_OF_ADDRESS:
-            return True
-        return self._taker.running >= self._settings.max_associations + MAX_REJECTING
+        return len(self._silent) >= _MAX_SILENT_CONNECTIONS or self._silent_of[address] >= _MAX_SILENT_OF_ADDRESS
 
     def _prepare(self, connection: socket.socket) -> None:
         connection.setblocking(False)

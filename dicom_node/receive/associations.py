@@ -1,81 +1,45 @@
-"""How a connection becomes an association: pynetdicom negotiates, `upper_layer` receives, `storage_service` answers.
-
-The fast data phase leans on names of pynetdicom that are not its public interface. When one of them is gone, the
-stock loop takes over, slower and just as durable, and says so loudly.
-"""
+"""How a connection becomes an association: pynetdicom negotiates, `upper_layer` receives, `storage_service` answers."""
 
 import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable
 from ctypes import c_int64
-from functools import cache
 from typing import Any
 
 from pynetdicom import AE, _config, evt
 from pynetdicom._globals import MODE_ACCEPTOR
-from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.transport import AddressInformation, AssociationServer, AssociationSocket, RequestHandler
 
 from casebook.logs import get_logger
 from casebook.settings import ListenerSettings, Settings
-from dicom_node.objects.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Envelope
-from dicom_node.receive.admission import INTERNAL, VERIFICATION, Connected, Register, contexts_for
-from dicom_node.receive.association_request import AssociationRequest, ProposedContext, printable
+from dicom_node.objects.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.receive.admission import INTERNAL, MAX_REJECTING, VERIFICATION, Connected, Register, contexts_for
+from dicom_node.receive.association_request import printable
+from dicom_node.receive.lobby import Lobby
 from dicom_node.receive.storage_service import StorageService
-from dicom_node.receive.upper_layer import FastAssociation, breaches
-from dicom_node.tls import Handshakes
+from dicom_node.receive.upper_layer import FastAssociation
 
 _log = get_logger(__name__)
 
 
-@cache
-def is_fast() -> bool:
-    """Whether the fast data phase fits this pynetdicom; a loud log when it does not."""
-    broken = breaches()
-    if broken:
-        _log.error("fast_data_phase_unavailable", reason=" ".join(broken), count=len(broken))
-    return not broken
+class _Counted(FastAssociation):
+    """Tells the server when its thread ends, however it ends."""
 
-
-class StockAssociation(Association):
-    """pynetdicom's own loops; stores every SOP class, private ones too."""
-
-    def _serve_request(self, msg: Any, context_id: int) -> None:
-        context = self._accepted_cx.get(context_id)
-        if isinstance(msg, C_STORE) and context is not None and msg.is_valid_request:
-            # Upstream finds the service by SOP class, and knows no private one.
-            StorageServiceClass(self).SCP(msg, context)
-            return
-        super()._serve_request(msg, context_id)
-
-    @property
-    def asked_for(self) -> AssociationRequest:
-        """What the peer asks for, as pynetdicom read it."""
-        found: Any = self.requestor.primitive
-        return AssociationRequest(
-            speaks_our_version=True,
-            called_ae_title=found.called_ae_title.strip(),
-            calling_ae_title=found.calling_ae_title.strip(),
-            repeated=b"",
-            application_context=str(found.application_context_name),
-            contexts=tuple(
-                ProposedContext(
-                    context_id=one.context_id,
-                    abstract_syntax=str(one.abstract_syntax),
-                    transfer_syntaxes=tuple(map(str, one.transfer_syntax)),
-                )
-                for one in found.presentation_context_definition_list
-            ),
-            longest_pdu_bytes=found.maximum_length_received or 0,
-        )
-
-    def finish(self) -> None:
-        """End after the object in flight; the stock loop cannot tell when that is."""
-        if self.is_established:
-            threading.Thread(target=self.abort, daemon=True).start()
+    def run_reactor(self) -> None:
+        server: Any = self._server
+        try:
+            super().run_reactor()
+        except Exception:  # noqa: BLE001 - logged with its place
+            # Process edge: whatever fails here, the peer learns it, and nothing stays with us.
+            _log.exception("association_failed", peer=self.requestor.address)
+            with contextlib.suppress(Exception):
+                self._abort_blocking()
+            self.kill()
+        finally:
+            server.register.leave(self)
+            server.left(self.connected)
 
 
 class AssociationStarter(RequestHandler):
@@ -83,9 +47,9 @@ class AssociationStarter(RequestHandler):
 
     def _create_association(self) -> Any:
         server: Any = self.server
-        association = _counted(FastAssociation if is_fast() else StockAssociation)(self.ae, MODE_ACCEPTOR)
+        association: Any = _Counted(self.ae, MODE_ACCEPTOR)
         association._server = server  # noqa: SLF001 - as RequestHandler does
-        association.connected = server.connected.pop(self.request)
+        association.connected, association.first_bytes = server.connected.pop(self.request)
         association.name = f"AcceptorThread@{self.client_address[0]}:{self.client_address[1]}"
         association.set_socket(AssociationSocket(association, client_socket=self.request))
         acceptor = association.acceptor
@@ -106,39 +70,6 @@ class AssociationStarter(RequestHandler):
         return association
 
 
-@cache
-def _counted(kind: type[Any]) -> type[Any]:
-    class Counted(kind):
-        """Tells the server when its thread ends, however it ends."""
-
-        def run_reactor(self) -> None:
-            server = self._server
-            try:
-                super().run_reactor()
-            except Exception:  # noqa: BLE001 - logged with its place
-                # Process edge: whatever fails here, the peer learns it, and nothing stays with us.
-                _log.exception("association_failed", peer=self.requestor.address)
-                with contextlib.suppress(Exception):
-                    self._abort_blocking()
-                self.kill()
-            finally:
-                server.register.leave(self)
-                self.connected.end()
-                server.left()
-
-        def start(self) -> None:
-            self._server.entered()
-            try:
-                super().start()
-            except BaseException:
-                # No thread, so nobody else would count it out.
-                self.connected.end()
-                self._server.left()
-                raise
-
-    return Counted
-
-
 class Associations:
     """The associations of one process."""
 
@@ -152,28 +83,30 @@ class Associations:
         self._register = register
         # The handlers of pynetdicom log names and values of data sets.
         _config.LOG_HANDLER_LEVEL = "none"
+        self._counting = threading.Lock()
+        self._threads = 0
         self._server = self._make_server()
-        self._handshakes = Handshakes(settings.listener.tls) if settings.listener.tls is not None else None
+        self._lobby = Lobby(settings.listener, self._start_association, self._left_early)
+        self._lobby.start()
 
     @property
     def running(self) -> int:
-        """Association threads that run, admitted or not."""
+        """Connections taken that have not ended, as associations or on the way to one."""
         return self._running.value
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether connections become associations."""
+        return self._lobby.is_alive
+
     def take(self, connection: socket.socket, address: Any, connected: Connected) -> None:
-        """Make an association of a connection whose first byte has come."""
-        if self._handshakes is None:
-            self._start_association(connection, address, connected)
-        else:
-            self._handshakes.begin(
-                connection,
-                address,
-                lambda encrypted, peer: self._start_association(encrypted, peer, connected),
-                connected.end,
-            )
+        """Make an association of a connection whose first byte has come, once its request is whole."""
+        self._count(1)
+        self._lobby.take(connection, address, connected)
 
     def stop(self, grace_s: float = 10.0) -> None:
         """Finish the objects in flight and end every association."""
+        self._lobby.stop()
         deadline = time.monotonic() + grace_s
         running = [one for one in self._server.active_associations if one.is_alive()]
         for association in running:
@@ -188,8 +121,6 @@ class Associations:
         """Everything that can happen on an association, on one screen."""
         return [
             (evt.EVT_REQUESTED, self._on_requested),
-            (evt.EVT_C_ECHO, _on_echo),
-            (evt.EVT_C_STORE, self._on_store),
         ]
 
     def _make_server(self) -> Any:
@@ -214,22 +145,41 @@ class Associations:
         server.server_close()
         server.storage_service = self._storage_service
         server.register = self._register
-        server.running = self._running
+        server.left = self._left
         server.connected = {}
         return server
 
-    def _start_association(self, connection: socket.socket, address: Any, connected: Connected) -> None:
+    def _start_association(self, connection: socket.socket, address: Any, connected: Connected, head: bytes) -> None:
+        if self._threads >= self._settings.max_associations + MAX_REJECTING:
+            _log.warning("connection_refused", peer=address[0], reason="too_many_associations")
+            self._left_early(connected)
+            connection.close()
+            return
         # From here on pynetdicom's timeouts rule (ARTIM, network).
         connection.settimeout(self._settings.network_timeout_s)
-        self._server.connected[connection] = connected
+        self._server.connected[connection] = connected, head
+        self._count(0, threads=1)
         try:
             self._server.process_request(connection, address)
         except Exception:  # noqa: BLE001 - logged with its place
-            # Process edge: one connection must not end the acceptor.
+            # Process edge: one connection must not end the lobby.
             _log.exception("association_not_started", peer=address[0])
             self._server.connected.pop(connection, None)
-            connected.end()
+            self._left(connected)
             connection.close()
+
+    def _left(self, connected: Connected) -> None:
+        connected.end()
+        self._count(-1, threads=-1)
+
+    def _left_early(self, connected: Connected) -> None:
+        connected.end()
+        self._count(-1)
+
+    def _count(self, change: int, *, threads: int = 0) -> None:
+        with self._counting:
+            self._running.value += change
+            self._threads += threads
 
     def _on_requested(self, event: Any) -> None:
         association = event.assoc
@@ -263,49 +213,19 @@ class Associations:
         association.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
         association.kill()
 
-    def _on_store(self, event: Any) -> int:
-        """Receive in one piece, for the stock loop; `upper_layer` streams into the same operation."""
-        request = event.request
-        envelope = Envelope(
-            sop_class_uid=str(request.AffectedSOPClassUID),
-            sop_instance_uid=str(request.AffectedSOPInstanceUID),
-            transfer_syntax_uid=str(event.context.transfer_syntax),
-            calling_ae_title=event.assoc.requestor.ae_title.strip(),
-            peer_address=event.assoc.requestor.address,
-        )
-        operation = self._storage_service.begin(envelope)
-        operation.write([request.DataSet.getbuffer()])
-        return operation.finish()
-
-
-def _on_echo(_event: Any) -> int:
-    """Answer C-ECHO: success (PS3.4 A.4)."""
-    return 0x0000
-
 
 class _Server(AssociationServer):
     """pynetdicom's server, without its port and its accept loop."""
 
     storage_service: StorageService
     register: Register
-    #: Of association threads that run, admitted or not.
-    running: c_int64
-    #: Connections that are about to become associations.
-    connected: dict[socket.socket, Connected]
-    _lock = threading.Lock()
+    #: Connections that are about to become associations, each with its request.
+    connected: dict[socket.socket, tuple[Connected, bytes]]
+    #: Told when an association's thread ends.
+    left: Callable[[Connected], None]
 
     def server_bind(self) -> None:
         """Bind nothing: connections are handed over by whoever accepts them."""
 
     def server_activate(self) -> None:
         """Listen to nothing."""
-
-    def entered(self) -> None:
-        """Count an association thread that starts."""
-        with self._lock:
-            self.running.value += 1
-
-    def left(self) -> None:
-        """Count an association thread that ends."""
-        with self._lock:
-            self.running.value -= 1

@@ -8,6 +8,8 @@ import socket
 import ssl
 
 _BUFFER_BYTES = 1 << 20
+#: What arrives more slowly than this, on average, after the first time-out of silence, is given up.
+MIN_RATE_BYTES_PER_S = 1024
 #: Linux only.
 _QUICK_ACKNOWLEDGEMENT: int | None = getattr(socket, "TCP_QUICKACK", None)
 
@@ -54,6 +56,11 @@ class Inflow:
     def waiting_bytes(self) -> int:
         """Received and not yet consumed."""
         return self.end - self.position
+
+    def preload(self, content: bytes) -> None:
+        """Take what somebody else has received already; before anything else."""
+        self.buffer[: len(content)] = content
+        self.end = len(content)
 
     def receive(self) -> bool:
         """Receive once what has come, without waiting; False when nothing has.

@@ -17,7 +17,7 @@ from dicom_node.index.indexer import Indexer
 from dicom_node.index.recorder_process import RecorderProcess
 from dicom_node.receive.acceptor import Acceptor
 from dicom_node.receive.admission import Register
-from dicom_node.receive.associations import Associations, is_fast
+from dicom_node.receive.associations import Associations
 from dicom_node.receive.processes import ReceivingProcesses
 from dicom_node.receive.storage_service import StorageService
 from dicom_node.storage.acknowledgements import AcknowledgementClock
@@ -70,7 +70,7 @@ def serve(
         indexer.start()
         stack.callback(indexer.stop)
         gate = DiskGate(inbox.directory, settings.listener.min_free_bytes, inbox.files, time.monotonic, reserved)
-        storage_service = StorageService(inbox, gate, indexer)
+        storage_service = StorageService(inbox, gate, indexer, settings.listener.longest_delay_s)
         if children is None or settings.stow is not None:
             inbox.start_journal()
         if children is not None:
@@ -84,9 +84,10 @@ def serve(
             "listener_started",
             port=acceptor.port,
             ae_title=settings.listener.ae_title,
-            state="fast" if is_fast() else "stock",
             count=settings.listener.processes,
         )
+        parts: dict[str, _Lives] = {"acceptor": acceptor, "indexer": indexer, "journal": inbox.journal}
+        parts["lobby" if children is None else "receiving_process"] = taker
         if settings.stow is not None:
             # Loaded where it is used: an HTTP server that nobody asks would cost 9 MiB.
             from dicom_node.receive.stow import StowServer
@@ -94,10 +95,10 @@ def serve(
             stow = StowServer(settings.stow, storage_service, register)
             stack.callback(stow.stop)
             stow.start()
+            parts["stow"] = stow
         if on_ready is not None:
             on_ready(acceptor.port)
-        parts: dict[str, _Lives] = {"acceptor": acceptor, "indexer": indexer, "journal": inbox.journal}
-        _wait_for(stop, parts if children is None else parts | {"receiving_process": children})
+        _wait_for(stop, parts)
     _log.info("listener_stopped")
 
 

@@ -7,12 +7,14 @@ from types import FrameType
 
 from casebook import presence
 from casebook.logs import configure_logs, get_logger
+from casebook.private_files import begin_process
 from casebook.wiring import wire
 from dicom_node.receive.listener import serve
 
 
 def main() -> None:
     """Receive until SIGTERM; the objects in flight are finished."""
+    begin_process()
     configure_logs("listener")
     _allow_many_connections()
     stop = threading.Event()

@@ -77,6 +77,8 @@ class Splitter:
         self._delimiter = b"\r\n--" + boundary.encode("ascii")
         # The first delimiter may stand at the very start, where no line end comes before it.
         self._buffer = b"\r\n"
+        #: What stands before this is done with. It is cut off once for each piece that comes, and not for each part.
+        self._at = 0
         self._place = _Place.PREAMBLE
 
     @property
@@ -97,11 +99,11 @@ class Splitter:
         InvalidObject
             When this is no multipart body.
         """
-        self._buffer += received
+        self._buffer, self._at = self._buffer[self._at :] + received, 0
         while True:
-            before = (self._place, len(self._buffer))
+            before = (self._place, self._at)
             yield from self._step()
-            if (self._place, len(self._buffer)) == before:
+            if (self._place, self._at) == before:
                 return
 
     def _step(self) -> Iterator[Event]:
@@ -115,63 +117,66 @@ class Splitter:
             case _Place.BODY:
                 yield from self._read_body()
             case _Place.EPILOGUE:
-                self._buffer = b""
+                self._at = len(self._buffer)
 
     def _skip_preamble(self) -> None:
-        found = self._buffer.find(self._delimiter)
+        found = self._buffer.find(self._delimiter, self._at)
         if found >= 0:
-            self._buffer = self._buffer[found + len(self._delimiter) :]
+            self._at = found + len(self._delimiter)
             self._place = _Place.DELIMITER
-        elif len(self._buffer) > _LONGEST_HEADERS:
+        elif len(self._buffer) - self._at > _LONGEST_HEADERS:
             raise InvalidObject("the body does not begin with its boundary")
 
     def _pass_delimiter(self) -> None:
         # RFC 2046 5.1.1: blanks may follow a delimiter on its line.
-        rest = self._buffer.lstrip(b" \t")
-        if rest.startswith(b"--"):
+        at = self._at
+        while self._buffer[at : at + 1] in {b" ", b"\t"}:
+            at += 1
+        ending = self._buffer[at : at + 2]
+        if ending == b"--":
             self._place = _Place.EPILOGUE
-        elif rest.startswith(b"\r\n"):
+        elif ending == b"\r\n":
             # The line end stays: together with an empty line it ends a block without any header.
-            self._buffer, self._place = rest, _Place.HEADERS
-        elif rest.startswith(b"\n"):
+            self._at, self._place = at, _Place.HEADERS
+        elif ending.startswith(b"\n"):
             raise InvalidObject("the lines of the body end with LF and not with CR LF")
-        elif rest not in {b"", b"\r", b"-"} or len(self._buffer) > _LONGEST_HEADERS:
+        elif ending not in {b"", b"\r", b"-"} or at - self._at > _LONGEST_HEADERS:
             raise InvalidObject("a delimiter of the body is not ended")
 
     def _read_headers(self) -> Iterator[Event]:
-        found = self._buffer.find(_END_OF_HEADERS)
-        ended = self._buffer.find(self._delimiter, 0, found if found >= 0 else None)
+        found = self._buffer.find(_END_OF_HEADERS, self._at)
+        ended = self._buffer.find(self._delimiter, self._at, found if found >= 0 else None)
         if ended >= 0:
             # The part ends in its headers: it is empty. A delimiter that only stands twice begins no part between.
-            self._buffer = self._buffer[ended + len(self._delimiter) :]
+            is_part = ended > self._at
+            self._at = ended + len(self._delimiter)
             self._place = _Place.DELIMITER
-            if ended:
+            if is_part:
                 yield PartBegin("")
                 yield PartEnd()
             return
-        if found > _LONGEST_HEADERS or (found < 0 and len(self._buffer) > _LONGEST_HEADERS):
+        if (found if found >= 0 else len(self._buffer)) - self._at > _LONGEST_HEADERS:
             raise InvalidObject("the headers of a part are too long")
         if found < 0:
             return
-        block = self._buffer[:found].decode("latin-1")
-        self._buffer = self._buffer[found + len(_END_OF_HEADERS) :]
+        block = self._buffer[self._at : found].decode("latin-1")
+        self._at = found + len(_END_OF_HEADERS)
         self._place = _Place.BODY
         yield PartBegin(_content_type(block))
 
     def _read_body(self) -> Iterator[Event]:
-        found = self._buffer.find(self._delimiter)
-        if found < 0:
-            # The start of a delimiter may be among the last bytes.
-            safe = len(self._buffer) - len(self._delimiter) + 1
-            if safe > 0:
-                piece, self._buffer = self._buffer[:safe], self._buffer[safe:]
-                yield piece
-            return
-        piece, self._buffer = self._buffer[:found], self._buffer[found + len(self._delimiter) :]
-        self._place = _Place.DELIMITER
+        found = self._buffer.find(self._delimiter, self._at)
+        # The start of a delimiter may be among the last bytes.
+        end = found if found >= 0 else len(self._buffer) - len(self._delimiter) + 1
+        piece = self._buffer[self._at : end] if end > self._at else b""
+        self._at += len(piece)
+        if found >= 0:
+            self._at += len(self._delimiter)
+            self._place = _Place.DELIMITER
         if piece:
             yield piece
-        yield PartEnd()
+        if found >= 0:
+            yield PartEnd()
 
 
 def _content_type(block: str) -> str:

@@ -7,6 +7,8 @@ from dicom_node.receive.inflow import Invalid
 A_ASSOCIATE_RQ, P_DATA_TF = 0x01, 0x04
 #: Service provider, no reason given (PS3.8 9.3.8).
 ABORT = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 0))
+#: Of a PDU that is not P-DATA, header included: far above anything real.
+MAX_CONTROL_BYTES = 1 << 20
 KNOWN_PDU_TYPES = frozenset(range(0x01, 0x08))
 PDU_HEADER = struct.Struct(">BxI")
 PDV_HEADER = struct.Struct(">IBB")

@@ -65,11 +65,6 @@ class ReceivingProcesses:
         self._forwarding: list[threading.Thread] = []
 
     @property
-    def running(self) -> int:
-        """Associations that run or are about to, admitted or not."""
-        return sum(child.load for child in self._children)
-
-    @property
     def is_alive(self) -> bool:
         """Whether every child is."""
         return all(child.process is not None and child.process.is_alive() for child in self._children)
@@ -130,7 +125,7 @@ class _Child:
         self.number = number
         # Written by the child, read by the listener.
         counts = mmap(-1, 16)
-        #: Association threads that run.
+        #: Connections that have not ended.
         self.running = c_int64.from_buffer(counts)
         #: Connections taken so far, and given so far.
         self.taken = c_int64.from_buffer(counts, 8)
@@ -236,7 +231,7 @@ class _Work:
             self._inbox.directory, settings.listener.min_free_bytes, self._inbox.files, time.monotonic, reserved
         )
         self._indexer = Indexer(self._inbox, _ForwardedRecords(child.records), settings)
-        storage_service = StorageService(self._inbox, gate, self._indexer)
+        storage_service = StorageService(self._inbox, gate, self._indexer, settings.listener.longest_delay_s)
         self._associations = Associations(settings, storage_service, register, child.running)
 
     def run(self) -> None:
@@ -247,7 +242,11 @@ class _Work:
         self._inbox.start_journal()
         self._indexer.start()
         self._child.orders.settimeout(_HEARTBEAT_S)
-        parts: dict[str, Indexer | Journal] = {"indexer": self._indexer, "journal": self._inbox.journal}
+        parts: dict[str, Indexer | Journal | Associations] = {
+            "indexer": self._indexer,
+            "journal": self._inbox.journal,
+            "lobby": self._associations,
+        }
         while self._take_order():
             for name, part in parts.items():
                 if not part.is_alive:

@@ -1,13 +1,14 @@
-"""One C-STORE from its command to its status: the same for the stock receive loop and for ours."""
+"""One C-STORE from its command to its status: the same for DICOM associations and for STOW-RS."""
 
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from casebook.errors import InvalidObject, StoreUnavailable, WetreadError
+from casebook.errors import InvalidObject, WetreadError
 from casebook.logs import get_logger
 from dicom_node.objects.file_meta import Envelope
 from dicom_node.objects.identification import identify
+from dicom_node.receive.backpressure import Backpressure
 from dicom_node.receive.statuses import SUCCESS, status_of
 from dicom_node.storage.disk_gate import DiskGate, Reservation
 from dicom_node.storage.inbox import Inbox, IncomingInstance, StoredInstance
@@ -30,7 +31,7 @@ class Index(Protocol):
 
     @property
     def keeps_up(self) -> bool:
-        """False while it lags or the database refuses: new objects are then refused too."""
+        """False while it lags or the database refuses: new objects then wait, and are refused in the end."""
         ...
 
     def submit(self, stored: StoredInstance) -> None:
@@ -45,15 +46,17 @@ class Index(Protocol):
 class StorageService:
     """Takes C-STORE requests of all associations."""
 
-    def __init__(self, inbox: Inbox, gate: DiskGate, index: Index) -> None:
+    def __init__(self, inbox: Inbox, gate: DiskGate, index: Index, longest_delay_s: float = 0.0) -> None:
+        """Take where objects land, and how long an answer may wait for rows that lag behind."""
         self._inbox = inbox
         self._gate = gate
         self._index = index
+        self._backpressure = Backpressure(index, longest_delay_s)
 
     @property
     def is_open(self) -> bool:
         """Whether a new association is welcome."""
-        return self._gate.is_open and self._index.keeps_up
+        return self._gate.is_open and self._backpressure.is_bearable
 
     def begin(self, envelope: Envelope, study_instance_uid: str = "") -> "StoreOperation":
         """Begin to receive; a refusal is remembered, and told by `finish` after the data set has been drained.
@@ -63,13 +66,14 @@ class StorageService:
         study_instance_uid
             The study the object has to be of; any where empty.
         """
-        return StoreOperation(self._inbox, self._gate, self._index, envelope, study_instance_uid)
+        return StoreOperation(self._inbox, self._gate, self._index, self._backpressure, envelope, study_instance_uid)
 
 
 class StoreOperation:
     """One object; the first failure decides its status, the rest of its bytes is drained."""
 
     __slots__ = (
+        "_backpressure",
         "_envelope",
         "_failure",
         "_head",
@@ -83,10 +87,17 @@ class StoreOperation:
     )
 
     def __init__(
-        self, inbox: Inbox, gate: DiskGate, index: Index, envelope: Envelope, study_instance_uid: str = ""
+        self,
+        inbox: Inbox,
+        gate: DiskGate,
+        index: Index,
+        backpressure: Backpressure,
+        envelope: Envelope,
+        study_instance_uid: str = "",
     ) -> None:
         self._study_instance_uid = study_instance_uid
         self._index = index
+        self._backpressure = backpressure
         self._envelope = envelope
         self._failure: Exception | None = None
         self._incoming: IncomingInstance | None = None
@@ -99,8 +110,7 @@ class StoreOperation:
         self.received_bytes = 0
         try:
             gate.require_open()
-            if not index.keeps_up:
-                raise StoreUnavailable
+            backpressure.require_bearable()
             self._incoming = inbox.incoming(envelope)
         except Exception as error:  # noqa: BLE001 - process edge: every failure becomes a status
             self._fail(error)
@@ -174,6 +184,10 @@ class StoreOperation:
 
     def _commit(self, incoming: IncomingInstance) -> None:
         self._require_identity(incoming)
+        if not self._index.may_refuse:
+            # The sender sends its next object when this one is answered, and not before: it goes as fast as we do.
+            # One whose answer waits for its row anyway does already.
+            self._backpressure.wait(self.still_arrives)
         self._stored = incoming.commit(self._head)
 
     def _hand_over(self, incoming: IncomingInstance) -> None:
@@ -224,6 +238,9 @@ class StoreOperation:
         # PS3.7 9.1.1.1: the command names the instance that the data set is.
         if found.sop_instance_uid != self._envelope.sop_instance_uid:
             raise InvalidObject("the data set names another instance than announced")
+        # PS3.4 B.2.3: a data set that leaves its class out is of the class that was announced.
+        if found.sop_class_uid not in {"", self._envelope.sop_class_uid}:
+            raise InvalidObject("the data set is of another SOP class than announced")
         if self._study_instance_uid and found.study_instance_uid != self._study_instance_uid:
             raise InvalidObject("the object is of another study than the one named")
 

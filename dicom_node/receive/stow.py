@@ -7,8 +7,11 @@ when it is durable. aiohttp speaks HTTP; the multipart body is taken apart here.
 import asyncio
 import hmac
 import json
+import socket
+import ssl
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +22,7 @@ from casebook.logs import get_logger
 from casebook.settings import StowSettings
 from dicom_node.objects.file_meta import Envelope, find_data_set, parse_file_meta, require_uid
 from dicom_node.receive.admission import Register
+from dicom_node.receive.inflow import MIN_RATE_BYTES_PER_S
 from dicom_node.receive.multipart import PartBegin, PartEnd, Splitter, boundary_of
 from dicom_node.receive.statuses import SUCCESS
 from dicom_node.receive.storage_service import StorageService, StoreOperation
@@ -37,6 +41,13 @@ _MAX_PARTS = 20_000
 _BLOCK_BYTES = 1024 * 1024
 #: The token is compared in this length at most.
 _LONGEST_AUTHORIZATION = 4096
+#: Connections at one time, and of one address; more are closed unread.
+_MAX_CONNECTIONS, _MAX_CONNECTIONS_OF_ADDRESS = 512, 64
+#: Seconds a connection may take from its start, or from its last answer, to the end of the headers of a request.
+_LONGEST_HEADERS_S = 15.0
+_BACKLOG = 128
+#: Free descriptors are waited for this long.
+_PAUSE_S = 0.1
 _JSON = "application/dicom+json"
 _log = get_logger(__name__)
 
@@ -297,7 +308,8 @@ class StowServer:
         self._storage_service = storage_service
         self._register = register
         self._context = server_context(settings.tls) if settings.tls is not None else None
-        self._running = 0
+        #: Requests under way, by address.
+        self._running: Counter[str] = Counter()
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._failure: Exception | None = None
@@ -319,6 +331,11 @@ class StowServer:
         if self._failure is not None:
             raise self._failure
         _log.info("stow_started", port=self.port)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are answered."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """Finish the requests in flight, for a while, and end."""
@@ -347,17 +364,24 @@ class StowServer:
             handle_signals=False,
             access_log=None,
             lingering_time=2.0,
-            keepalive_timeout=15.0,
+            keepalive_timeout=_LONGEST_HEADERS_S,
             shutdown_timeout=5.0,
+            auto_decompress=False,
         )
         await runner.setup()
         self._ended = asyncio.Event()
         try:
-            site = web.TCPSite(runner, self._settings.host, self._settings.port, ssl_context=self._context)
-            await site.start()
-            self.port = int(runner.addresses[0][1])
+            if runner.server is None:
+                raise OSError("no server")
+            runner.server.request_factory = _make_request
+            entrance = _Entrance(self._settings, self._register, runner.server, self._context)
+            self.port = entrance.port
+            admitting = asyncio.create_task(entrance.admit())
             self._ready.set()
-            await self._ended.wait()
+            ended = asyncio.create_task(self._ended.wait())
+            await asyncio.wait({admitting, ended}, return_when=asyncio.FIRST_COMPLETED)
+            ended.cancel()
+            await entrance.close(admitting)
         finally:
             await runner.cleanup()
 
@@ -366,11 +390,14 @@ class StowServer:
         if refusal is not None:
             _log.warning("stow_refused", peer=request.remote or "", status=str(refusal.status), reason=refusal.reason)
             return refusal
-        self._running += 1
+        address = request.remote or ""
+        self._running[address] += 1
         try:
             store = await self._store(request)
         finally:
-            self._running -= 1
+            self._running[address] -= 1
+            # What is zero would stay for every address that ever came.
+            self._running += Counter()
         status = store.http_status
         _log.info("stow_answered", status=str(status), count=len(store.stored))
         if status == 400:
@@ -381,11 +408,8 @@ class StowServer:
         return web.Response(status=status, body=body, content_type=_JSON, headers=headers)
 
     def _refusal(self, request: web.Request) -> web.Response | None:
-        transport = request.transport
-        if transport is None or not self._register.allows_address(request.remote or ""):
-            return _plain(403, "this address may not send")
         tls = self._settings.tls
-        encrypted = transport.get_extra_info("ssl_object")
+        encrypted = request.transport.get_extra_info("ssl_object") if request.transport is not None else None
         if tls is not None and not is_allowed(tls, encrypted.getpeercert(binary_form=True) if encrypted else None):
             return _plain(403, "this certificate may not send")
         if not self._shows_token(request):
@@ -394,9 +418,19 @@ class StowServer:
             return _plain(400, "the study named in the path is no UID")
         if boundary_of(request.headers.get("Content-Type", "")) is None:
             return _plain(415, 'the body has to be multipart/related; type="application/dicom"')
-        if self._running >= self._settings.max_requests or not self._storage_service.is_open:
+        if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+            # A few bytes may unpack into more than any disk holds.
+            return _plain(415, "the body must not be compressed: send it without Content-Encoding")
+        if self._is_busy(request.remote or "") or not self._storage_service.is_open:
             return _plain(503, "busy", {"Retry-After": "60"})
         return None
+
+    def _is_busy(self, address: str) -> bool:
+        settings = self._settings
+        return (
+            self._running.total() >= settings.max_requests
+            or self._running[address] >= settings.max_requests_per_address
+        )
 
     def _shows_token(self, request: web.Request) -> bool:
         shown = request.headers.get("Authorization", "")[:_LONGEST_AUTHORIZATION]
@@ -412,7 +446,7 @@ class StowServer:
                 await _beside(intake.take, block)
             problem = ""
         except TimeoutError:
-            problem = "the sender fell silent"
+            problem = "the sender fell silent, or sent too slowly"
         except (ConnectionError, web.RequestPayloadError):
             problem = "the connection ended, or the body was not framed as HTTP wants it"
         finally:
@@ -422,10 +456,10 @@ class StowServer:
 
     async def _blocks(self, request: web.Request) -> AsyncIterator[bytes]:
         block = bytearray()
+        patience = _Patience(self._settings.timeout_s)
         while True:
             try:
-                async with asyncio.timeout(self._settings.timeout_s):
-                    received = await request.content.readany()
+                received = await patience.wait_for(request.content.readany())
             except (TimeoutError, ConnectionError, web.RequestPayloadError):
                 # What came before may hold whole parts.
                 if block:
@@ -439,6 +473,128 @@ class StowServer:
                 block.clear()
         if block:
             yield bytes(block)
+
+
+class _Patience:
+    """How long a sender is waited for: so long in silence, and in all as long as it sends at a least rate."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        #: Our own work between two waits does not count against the sender.
+        self._waited_s = 0.0
+        self._received_bytes = 0
+
+    async def wait_for(self, coming: Awaitable[bytes]) -> bytes:
+        """Wait for the next bytes.
+
+        Raises
+        ------
+        TimeoutError
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        async with asyncio.timeout(self._timeout_s):
+            received = await coming
+        self._waited_s += loop.time() - began
+        self._received_bytes += len(received)
+        is_slow = self._received_bytes < self._waited_s * MIN_RATE_BYTES_PER_S
+        if received and is_slow and self._waited_s > self._timeout_s:
+            raise TimeoutError
+        return received
+
+
+class _Entrance:
+    """The port: looks at the address of a connection before it reads a byte of it, and counts them by address."""
+
+    def __init__(
+        self,
+        settings: StowSettings,
+        register: Register,
+        make_protocol: Callable[[], asyncio.BaseProtocol],
+        context: ssl.SSLContext | None,
+    ) -> None:
+        """Bind the port.
+
+        Raises
+        ------
+        OSError
+            When the address cannot be had.
+        """
+        self._register = register
+        self._make_protocol = make_protocol
+        self._context = context
+        self._handshake_timeout_s = None if settings.tls is None else settings.tls.handshake_timeout_s
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        self._listening = socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+        self._listening.setblocking(False)
+        self.port = int(self._listening.getsockname()[1])
+        #: A socket that its transport has closed has no descriptor any more.
+        self._open: list[tuple[socket.socket, str]] = []
+        self._handshakes: set[asyncio.Task[None]] = set()
+
+    async def admit(self) -> None:
+        """Take connections until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, address = await loop.sock_accept(self._listening)
+            except OSError as error:
+                # Out of descriptors: what waits in the backlog is taken when some are free again.
+                _log.warning("connection_not_accepted", error=type(error).__name__)
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            reason = self._reason_against(str(address[0]))
+            if reason:
+                _log.warning("stow_refused", peer=address[0], reason=reason)
+                connection.close()
+                continue
+            self._open.append((connection, str(address[0])))
+            task = asyncio.create_task(self._begin(connection, str(address[0])))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
+
+    def _reason_against(self, address: str) -> str:
+        if not self._register.allows_address(address):
+            return "network_not_allowed"
+        self._open = [one for one in self._open if one[0].fileno() >= 0]
+        if len(self._open) >= _MAX_CONNECTIONS:
+            return "too_many_connections"
+        if sum(one == address for _, one in self._open) >= _MAX_CONNECTIONS_OF_ADDRESS:
+            return "too_many_of_one_address"
+        return ""
+
+    async def _begin(self, connection: socket.socket, address: str) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._make_protocol,
+                connection,
+                ssl=self._context,
+                ssl_handshake_timeout=None if self._context is None else self._handshake_timeout_s,
+            )
+        except (OSError, EOFError) as error:
+            _log.warning("stow_refused", peer=address, reason="handshake_failed", error=type(error).__name__)
+            connection.close()
+
+    async def close(self, admitting: "asyncio.Task[None]") -> None:
+        """Take nothing more, and close the port."""
+        admitting.cancel()
+        await asyncio.wait({admitting, *self._handshakes})
+        self._listening.close()
+        if not admitting.cancelled():
+            # It ended on its own: whoever started the endpoint has to know.
+            admitting.result()
+
+
+class _Request(web.Request):
+    """A request whose answer does not say with which software it was made."""
+
+    async def _prepare_hook(self, resp: web.StreamResponse) -> None:
+        await super()._prepare_hook(resp)
+        resp.headers.popall("Server", None)
+
+
+def _make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.Request:
+    return _Request(message, payload, protocol, writer, task, asyncio.get_running_loop())
 
 
 def _is_study(named: str) -> bool:

@@ -7,7 +7,7 @@ association at once, receives into one buffer, reads PDU and PDV headers where t
 buffer to the operation, which writes them out in one call. C-STORE and C-ECHO are answered in this thread; every
 other message goes to pynetdicom, PDV by PDV.
 
-`CONTRACT` names everything of pynetdicom that this file relies on beyond its documentation.
+`tests/test_contract.py` names everything of pynetdicom that this file relies on beyond its documentation.
 """
 
 import contextlib
@@ -22,19 +22,15 @@ from typing import Any
 
 from pynetdicom import fsm
 from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dul import DULServiceProvider
-from pynetdicom.fsm import StateMachine
 from pynetdicom.pdu import A_ASSOCIATE_AC
 from pynetdicom.pdu_primitives import A_ABORT, P_DATA
-from pynetdicom.timer import Timer
-from pynetdicom.transport import AssociationSocket
 
 from casebook.logs import get_logger
 from dicom_node.objects.file_meta import Envelope
 from dicom_node.receive.admission import VERIFICATION, is_storage
 from dicom_node.receive.association_request import AssociationRequest, parse_request, printable, titles_of
-from dicom_node.receive.inflow import Closed, Inflow, Interrupted, Invalid, Stalled
+from dicom_node.receive.inflow import MIN_RATE_BYTES_PER_S, Closed, Inflow, Interrupted, Invalid, Stalled
 from dicom_node.receive.pdus import (
     A_ASSOCIATE_RQ,
     ABORT,
@@ -46,6 +42,7 @@ from dicom_node.receive.pdus import (
     COMMAND_DATA_SET_TYPE,
     COMMAND_FIELD,
     KNOWN_PDU_TYPES,
+    MAX_CONTROL_BYTES,
     NO_DATA_SET,
     P_DATA_TF,
     PDU_HEADER,
@@ -60,40 +57,12 @@ from dicom_node.receive.pdus import (
 from dicom_node.receive.statuses import MISTYPED_ARGUMENT, SOP_CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNIZED_OPERATION
 from dicom_node.receive.storage_service import StoreOperation
 
-#: Class, then the names of it that this file calls, overrides or sets.
-CONTRACT: tuple[tuple[type[Any], tuple[str, ...]], ...] = (
-    (
-        DULServiceProvider,
-        (
-            "run_reactor", "kill_dul", "send_pdu", "_decode_pdu", "_process_recv_primitive", "peek_next_pdu",
-            "receive_pdu", "stop_dul", "_send",
-        ),
-    ),
-    (
-        Association,
-        ("run_reactor", "_run_reactor", "_serve_request", "kill", "abort", "_abort_blocking", "acse_timeout",
-         "network_timeout"),
-    ),
-    (DIMSEServiceProvider, ("receive_primitive", "get_msg")),
-    (StateMachine, ("do_action",)),
-    (Timer, ("expired", "remaining", "start")),
-    (AssociationSocket, ("send",)),
-)  # fmt: skip
-#: Attributes that only an instance has.
-_DUL_ATTRIBUTES = ("event_queue", "to_provider_queue", "to_user_queue", "_recv_pdu", "_kill_thread", "_idle_timer",
-                   "artim_timer", "state_machine", "socket")  # fmt: skip
-_ASSOCIATION_ATTRIBUTES = ("dul", "acse", "dimse", "_dul_ready", "_accepted_cx", "_sent_abort", "_kill",
-                           "is_aborted", "is_established", "is_released", "_is_paused")  # fmt: skip
-_FSM_NAMES = ("TRANSITION_TABLE", "AA_8")
-#: Bytes of a PDU that is not P-DATA, and of one command set: far above anything real.
-_MAX_CONTROL_BYTES = 1 << 20
+#: Of one command set: far above anything real.
 _MAX_COMMAND_BYTES = 1 << 16
 #: Data set bytes of one message that is not a C-STORE: a query or an event report.
 _MAX_IDENTIFIER_BYTES = 16 << 20
 #: A sender may count the PDV header into its maximum or not (PS3.8 D.1): a little more than stated is let through.
 _PDU_LENGTH_TOLERANCE = 4096
-#: An object that arrives more slowly than this, on average, after the first network timeout, is given up.
-_MIN_RATE_BYTES_PER_S = 1024
 #: Slices that wait for one writev; a sender of tiny fragments must not make us keep a million of them.
 _MAX_SLICES = 1024
 #: Bytes that came are handed on after this time, also when they fill no buffer.
@@ -103,23 +72,6 @@ _LONGEST_WAIT_S = 5.0
 #: PS3.8 table 9-10: requests and responses of the local user.
 _EVENTS_OF_OUR_SIDE = frozenset({"Evt1", "Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"})
 _log = get_logger(__name__)
-
-
-def breaches() -> tuple[str, ...]:
-    """Name what this file needs of pynetdicom and does not find; empty when the contract holds."""
-    missing = [f"{kind.__name__}.{name}" for kind, names in CONTRACT for name in names if not hasattr(kind, name)]
-    missing += [f"fsm.{name}" for name in _FSM_NAMES if not hasattr(fsm, name)]
-    if not hasattr(os, "eventfd"):
-        missing.append("os.eventfd")
-    if missing:
-        return tuple(missing)
-    from pynetdicom import AE
-    from pynetdicom._globals import MODE_ACCEPTOR
-
-    association = Association(AE(), MODE_ACCEPTOR)
-    missing += [f"Association.{name}" for name in _ASSOCIATION_ATTRIBUTES if not hasattr(association, name)]
-    missing += [f"DULServiceProvider.{name}" for name in _DUL_ATTRIBUTES if not hasattr(association.dul, name)]
-    return tuple(missing)
 
 
 class _Message:
@@ -208,7 +160,7 @@ class FastUpperLayer(DULServiceProvider):
         """Run the state machine until the connection is closed (PS3.8 9.2)."""
         with self._wake_lock:
             self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.assoc._dul_ready.set()  # noqa: SLF001 - see CONTRACT
+        self.assoc._dul_ready.set()  # noqa: SLF001 - see tests/test_contract.py
         try:
             self._start()
             while not self._kill_thread:
@@ -235,6 +187,7 @@ class FastUpperLayer(DULServiceProvider):
             raise Closed
         sock.setblocking(False)
         self._inflow = Inflow(sock, self._wake, float(self.network_timeout or 60.0))
+        self._inflow.preload(self.assoc.first_bytes)
         self._idle_timer.start()
 
     def _step(self) -> None:
@@ -298,7 +251,7 @@ class FastUpperLayer(DULServiceProvider):
     def _give_up(self) -> None:
         self.assoc.is_aborted = True
         self.assoc.is_established = False
-        self.assoc._kill = True  # noqa: SLF001 - see CONTRACT
+        self.assoc._kill = True  # noqa: SLF001 - see tests/test_contract.py
         self._kill_thread = True
         with contextlib.suppress(OSError):
             if self.socket is not None:
@@ -321,7 +274,7 @@ class FastUpperLayer(DULServiceProvider):
         primitive = A_ABORT()
         primitive.abort_source = 0x02
         self.assoc.is_aborted = True
-        self.assoc._sent_abort = True  # noqa: SLF001 - see CONTRACT
+        self.assoc._sent_abort = True  # noqa: SLF001 - see tests/test_contract.py
         self.to_provider_queue.put(primitive)
 
     def _abandon(self) -> None:
@@ -363,7 +316,7 @@ class FastUpperLayer(DULServiceProvider):
                     continue
                 if kind not in KNOWN_PDU_TYPES:
                     raise Invalid("pdu_of_unknown_type")
-                if length > _MAX_CONTROL_BYTES - PDU_HEADER.size:
+                if length > MAX_CONTROL_BYTES - PDU_HEADER.size:
                     raise Invalid("pdu_too_long")
                 if inflow.waiting_bytes >= PDU_HEADER.size + length:
                     self._take_control(inflow, PDU_HEADER.size + length)
@@ -487,7 +440,7 @@ class FastUpperLayer(DULServiceProvider):
         received = message.foreign_bytes or 0
         if message.operation is not None:
             received = message.operation.received_bytes + sum(map(len, self._slices))
-        if received < elapsed_s * _MIN_RATE_BYTES_PER_S:
+        if received < elapsed_s * MIN_RATE_BYTES_PER_S:
             raise Stalled
 
     def _take_command(self, inflow: Inflow, count: int, context_id: int, *, is_last: bool) -> None:
@@ -508,7 +461,7 @@ class FastUpperLayer(DULServiceProvider):
         """Decide what a complete command asks for (PS3.7 9.3)."""
         field = number_of(message.command, COMMAND_FIELD)
         has_data_set = number_of(message.command, COMMAND_DATA_SET_TYPE) != NO_DATA_SET
-        context = self.assoc._accepted_cx.get(message.context_id)  # noqa: SLF001 - see CONTRACT
+        context = self.assoc._accepted_cx.get(message.context_id)  # noqa: SLF001 - see tests/test_contract.py
         if context is None:
             raise Invalid("context_not_accepted")
         abstract_syntax = str(context.abstract_syntax)
@@ -671,6 +624,8 @@ class FastAssociation(Association):
         self._something_happened = threading.Event()
         #: The connection, as its address is charged with it; set by who starts the association.
         self.connected: Any = None
+        #: What has been received of it already.
+        self.first_bytes = b""
         self._upper_layer = FastUpperLayer(self)
         self.dul = self._upper_layer
         # The setters carry the timeouts into the upper layer, which is a new one.

@@ -25,7 +25,7 @@ from dicom_node.hl7.er7 import (
 )
 from dicom_node.results.clean_text import clean_line, is_plain
 from dicom_node.results.derived_uids import message_control_id
-from dicom_node.results.draft_text import compose
+from dicom_node.results.draft_text import DraftText, compose
 from dicom_node.results.report_codes import OTHER_TITLE, TITLES, in_language, own, procedure_codes
 from dicom_node.results.timestamps import date_or_empty, moment
 
@@ -84,11 +84,12 @@ def build(
         When only the character set of the destination forbids it.
     """
     refuse_unencodable_identity(reading.header, destination)
+    text = compose(reading, revision=revision, replaces_earlier=replaces_earlier)
     body = [
         _pid(reading.header, destination),
         *_visit(reading.header, destination),
-        *_order(reading, destination, device),
-        *_observations(reading, destination, device, revision=revision, replaces_earlier=replaces_earlier),
+        *_order(reading, text, destination, device),
+        *_observations(reading, text, destination, device),
     ]
     unnamed = _encode([_msh(reading, destination, device, ""), *body], destination)
     control_id = message_control_id(reading.sha256, hashlib.sha256(unnamed).hexdigest())
@@ -195,7 +196,7 @@ def _visit(header: StudyHeader, destination: Hl7Destination) -> list[str]:
     return [segment("PV1", fields)]
 
 
-def _order(reading: Reading, destination: Hl7Destination, device: DeviceSettings) -> list[str]:
+def _order(reading: Reading, text: DraftText, destination: Hl7Destination, device: DeviceSettings) -> list[str]:
     header = reading.header
     accession = escape(_exact("AccessionNumber", header.identity.accession_number))
     codes = procedure_codes(header)
@@ -220,7 +221,7 @@ def _order(reading: Reading, destination: Hl7Destination, device: DeviceSettings
             {
                 1: escape("1"),
                 2: escape("L"),
-                3: escape(compose(reading, revision=1, replaces_earlier=False).disclaimer),
+                3: escape(text.disclaimer),
                 4: escape("RE"),
             },
         ),
@@ -234,10 +235,7 @@ def _study_time(header: StudyHeader) -> str:
     return date + time if date and _TIME.fullmatch(time) else date
 
 
-def _observations(
-    reading: Reading, destination: Hl7Destination, device: DeviceSettings, *, revision: int, replaces_earlier: bool
-) -> list[str]:
-    text = compose(reading, revision=revision, replaces_earlier=replaces_earlier)
+def _observations(reading: Reading, text: DraftText, destination: Hl7Destination, device: DeviceSettings) -> list[str]:
     # The sub-id names the section and not its place, so that a revision replaces section by section.
     sections = (
         (own(DISCLAIMER_CODE, device.organization), "0", (text.disclaimer,)),

@@ -1,20 +1,18 @@
 """C-STORE of frozen bytes to an archive (PS3.4 annex B), and what its answers mean for the job."""
 
 import io
-import socket
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dsutils import encode
+from pynetdicom.presentation import build_context
 
 from casebook.errors import PeerUnavailable, RejectedByPeer, UnsafeOutput
 from casebook.logs import get_logger
 from casebook.settings import DicomDestination
-from dicom_node.association_scu import keep_answers
-from dicom_node.objects.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.association_scu import associate
 from dicom_node.results.rejection_note import KEY_OBJECT_SELECTION
 from dicom_node.results.sr_document import ENHANCED_SR
 
@@ -103,26 +101,20 @@ def judge(status: int, destination: str) -> int:
 
 
 def _associate(destination: DicomDestination, sop_class_uid: str) -> Association:
-    ae = AE(ae_title=destination.calling_ae_title)
-    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = destination.timeout_s
     # Two contexts, so that the answer says which of both it takes: explicit goes out byte for byte; implicit is
     # the default every archive has to know (PS3.5 10.1) and carries the same values in the other encoding.
-    ae.add_requested_context(sop_class_uid, ExplicitVRLittleEndian)
-    ae.add_requested_context(sop_class_uid, ImplicitVRLittleEndian)
-    try:
-        association = ae.associate(
-            destination.host,
-            destination.port,
-            ae_title=destination.ae_title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)],
-        )
-    except (OSError, ValueError):
-        # The name is looked up before anything else: the name server may be away.
-        raise PeerUnavailable(f"the host of destination {destination.name} cannot be resolved or reached") from None
+    contexts = [build_context(sop_class_uid, one) for one in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)]
+    association = associate(
+        destination.host,
+        destination.port,
+        called=destination.ae_title,
+        calling=destination.calling_ae_title,
+        timeout_s=destination.timeout_s,
+        contexts=contexts,
+        name=f"the host of destination {destination.name}",
+    )
     if association.is_established:
-        return keep_answers(association)
+        return association
     answer = association.acceptor.primitive
     if association.is_rejected and answer is not None:
         raise PeerUnavailable(
@@ -132,13 +124,6 @@ def _associate(destination: DicomDestination, sop_class_uid: str) -> Association
     if answer is not None and not association.accepted_contexts:
         raise RejectedByPeer(f"the archive accepts no {_REFUSED.get(sop_class_uid, 'object of this kind')}")
     raise PeerUnavailable("the archive did not answer the association request")
-
-
-def _send_at_once(event: evt.Event) -> None:
-    # Nagle's algorithm and delayed acknowledgement together cost 40 ms per message.
-    transport = event.assoc.dul.socket
-    if transport is not None and transport.socket is not None:
-        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _send(association: Association, ds: Dataset) -> int:

@@ -37,7 +37,7 @@ class FileSystem:
 
     def create(self, path: StrPath) -> int:
         """Open a new file for writing and reading back; the descriptor is the caller's to close."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def write(self, descriptor: int, buffers: Sequence[bytes | memoryview]) -> int:
         """Write once; may write less than asked for (a nearly full disk, a signal)."""
@@ -111,17 +111,3 @@ def write_all(files: FileSystem, descriptor: int, buffers: Sequence[bytes | memo
             part, wanted = [rest], len(rest)
             written = files.write(descriptor, part)
     return total
-
-
-def kind_of_file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
-    """Name the file system a path lies on; empty where the system does not tell."""
-    if not mounts.exists():
-        return ""
-    rows = [line.split() for line in mounts.read_text().splitlines()]
-    # The last line for a mount point is the one in force.
-    kinds = {row[1].replace("\\040", " "): row[2] for row in rows if len(row) > 2}
-    resolved = path.resolve()
-    for folder in (resolved, *resolved.parents):
-        if str(folder) in kinds:
-            return kinds[str(folder)]
-    return ""

@@ -23,10 +23,11 @@ from pathlib import Path
 
 from casebook.errors import InvalidObject, UnsafeStorage
 from casebook.logs import get_logger
+from casebook.mounts import kind_of_file_system
 from dicom_node.objects.file_meta import Envelope, build_file_meta, require_uid
 from dicom_node.storage.acknowledgements import AcknowledgementClock
 from dicom_node.storage.block_file import BlockFile, Blocks
-from dicom_node.storage.file_system import ONE_FLUSH_IS_ENOUGH, FileSystem, kind_of_file_system, of_os_error, write_all
+from dicom_node.storage.file_system import ONE_FLUSH_IS_ENOUGH, FileSystem, of_os_error, write_all
 from dicom_node.storage.journal import Journal
 
 #: The processes of a listener that was killed hold the inbox until they have noticed.
@@ -184,7 +185,7 @@ class Inbox:
             self.journal.start()
 
     def _take_ownership(self) -> int:
-        descriptor = os.open(self.directory / ".owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        descriptor = os.open(self.directory / ".owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + _LONGEST_FAREWELL_S
         while True:
             try:

@@ -248,7 +248,7 @@ class Journal:
             return
         try:
             for path in self._paths:
-                segment = _Segment(descriptor=os.open(path, _FLAGS, 0o640))
+                segment = _Segment(descriptor=os.open(path, _FLAGS, 0o600))
                 self._segments.append(segment)
                 self._files.set_direct(segment.descriptor, direct=True)
                 if path.stat().st_size != self._segment_bytes or not _is_wiped(path):

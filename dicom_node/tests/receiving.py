@@ -142,6 +142,7 @@ def a_settings(tmp_path: Path, **listener: Any) -> Settings:
         "min_free_bytes": 0,
         "acse_timeout_s": 2.0,
         "network_timeout_s": 2.0,
+        "longest_delay_s": 0.2,
         **listener,
     }
     return Settings(data_directory=tmp_path, listener=ListenerSettings(**values))
@@ -178,7 +179,9 @@ def receiving(tmp_path: Path, **listener: Any) -> Iterator[Receiving]:
         indexer.take_up(engine)
         indexer.start()
         register = Register(settings.listener)
-        associations = Associations(settings, StorageService(inbox, gate, indexer), register)
+        associations = Associations(
+            settings, StorageService(inbox, gate, indexer, settings.listener.longest_delay_s), register
+        )
         acceptor = Acceptor(settings.listener, register, associations)
         acceptor.start()
         try:

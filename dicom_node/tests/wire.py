@@ -72,10 +72,11 @@ def data_set(
     patient_id: str = "P1",
     pixels: bytes = b"",
     name: str = "A^B",
+    sop_class_uid: str = CT,
 ) -> bytes:
     """Return a data set in explicit VR little endian."""
     parts = [
-        (0x0008, 0x0016, b"UI", _even(CT)), (0x0008, 0x0018, b"UI", _even(sop_instance_uid)),
+        (0x0008, 0x0016, b"UI", _even(sop_class_uid)), (0x0008, 0x0018, b"UI", _even(sop_instance_uid)),
         (0x0008, 0x0060, b"CS", b"CT"), (0x0010, 0x0010, b"PN", _even(name, b" ")),
         (0x0010, 0x0020, b"LO", _even(patient_id, b" ")),
         (0x0020, 0x000D, b"UI", _even(study)), (0x0020, 0x000E, b"UI", _even(f"{study}.1")),

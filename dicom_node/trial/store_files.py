@@ -6,11 +6,10 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
-from pynetdicom import AE
 from pynetdicom.presentation import build_context
 
 from casebook.errors import PeerUnavailable
-from dicom_node.association_scu import keep_answers
+from dicom_node.association_scu import associate
 
 #: An association proposes at most this many contexts (PS3.8 9.3.2.2: odd numbers from 1 to 255).
 _MOST_CONTEXTS = 128
@@ -43,15 +42,18 @@ def store_files(
     PeerUnavailable
         When no association can be made.
     """
-    ae = AE(ae_title=calling)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = timeout_s
     contexts = sorted({_context(path) for path in paths})[:_MOST_CONTEXTS]
-    association = ae.associate(
-        host, port, contexts=[build_context(abstract, transfer) for abstract, transfer in contexts], ae_title=called
+    association = associate(
+        host,
+        port,
+        called=called,
+        calling=calling,
+        timeout_s=timeout_s,
+        contexts=[build_context(abstract, transfer) for abstract, transfer in contexts],
+        name=f"{called}@{host}:{port}",
     )
     if not association.is_established:
         raise PeerUnavailable(f"{called}@{host}:{port} made no association")
-    keep_answers(association)
     try:
         for path in paths:
             yield _store(association, path)

@@ -1,5 +1,6 @@
 """The MLLP client against receivers that misbehave."""
 
+import codecs
 import contextlib
 import socket
 import time
@@ -57,7 +58,18 @@ def closes_in_the_middle(connection: socket.socket, received: bytes) -> None:
     connection.shutdown(socket.SHUT_RDWR)
 
 
+def with_a_byte_order_mark(connection: socket.socket, received: bytes) -> None:
+    connection.sendall(acknowledgement(control_id(received)).replace(START, START + codecs.BOM_UTF8))
+
+
+def padded(connection: socket.socket, received: bytes) -> None:
+    identifier = control_id(received)
+    connection.sendall(acknowledgement(identifier, "AA ").replace(identifier.encode(), identifier.encode().ljust(20)))
+
+
 ACCEPTING: dict[str, Script] = {
+    "a byte order mark inside the frame": with_a_byte_order_mark,
+    "fields padded to a fixed length": padded,
     "one byte at a time": one_byte_at_a_time,
     "without the final carriage return": without_final_carriage_return,
     "acknowledges earlier messages again": repeats_everything,

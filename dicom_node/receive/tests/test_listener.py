@@ -6,6 +6,7 @@ import resource
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,10 @@ from casebook import intake, tables
 from casebook.database import write
 from casebook.errors import InvalidObject, WetreadError
 from dicom_node.index import indexer, recorder
-from dicom_node.receive import acceptor, associations, listener, listener_main
+from dicom_node.receive import listener, listener_main
+from dicom_node.receive.acceptor import Acceptor
 from dicom_node.receive.listener import serve
+from dicom_node.receive.lobby import Lobby
 from dicom_node.tests.receiving import Receiving, a_database, a_settings, data_set_bytes, receiving, until
 from dicom_node.tests.wire import (
     CT,
@@ -43,20 +46,13 @@ from dicom_node.tests.wire import (
     store_rq,
 )
 
-REJECTED = b"\x03"
+ACCEPTED, REJECTED = b"\x02", b"\x03"
 PRIVATE_STORAGE = "1.2.840.113619.4.30"
 RETIRED_STORAGE = "1.2.840.10008.5.1.4.1.1.3"
 
 
-@pytest.fixture(params=["fast", "stock"])
-def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both receive loops keep the same promises."""
-    monkeypatch.setattr(associations, "is_fast", lambda: request.param == "fast")
-    return str(request.param)
-
-
 @pytest.fixture
-def running(tmp_path: Path, loop: str) -> Iterator[Receiving]:
+def running(tmp_path: Path) -> Iterator[Receiving]:
     with receiving(tmp_path) as found:
         yield found
 
@@ -118,11 +114,12 @@ def _dataset(syntax: Any) -> Dataset:
 @pytest.mark.parametrize("sop_class_uid", [CT, RETIRED_STORAGE, PRIVATE_STORAGE])
 def test_every_storage_class_is_taken_private_ones_too(running: Receiving, sop_class_uid: str) -> None:
     with Wire(running.port, associate_rq(contexts=[(sop_class_uid, [EXPLICIT])])) as wire:
-        wire.send(store_rq(data_set(), "1.2.3.4", context=1, sop_class_uid=sop_class_uid))
+        content = data_set(sop_class_uid=sop_class_uid)
+        wire.send(store_rq(content, "1.2.3.4", context=1, sop_class_uid=sop_class_uid))
         assert wire.status() == 0
         wire.release()
 
-    assert running.stored_data_sets() == {"1.2.3.4": data_set()}
+    assert running.stored_data_sets() == {"1.2.3.4": content}
 
 
 def test_explicit_vr_is_chosen_before_implicit_and_compressed_before_both(running: Receiving) -> None:
@@ -279,7 +276,7 @@ def test_what_lies_on_disk_without_a_row_is_indexed_at_the_next_start(tmp_path: 
     ],
 )
 def test_an_unwanted_association_is_rejected_with_its_reason(
-    tmp_path: Path, loop: str, request_: bytes, settings: dict[str, Any], reason: tuple[int, int, int]
+    tmp_path: Path, request_: bytes, settings: dict[str, Any], reason: tuple[int, int, int]
 ) -> None:
     with receiving(tmp_path, **settings) as running, Wire(running.port, request_) as wire:
         assert wire.answer[:1] == REJECTED
@@ -287,9 +284,7 @@ def test_an_unwanted_association_is_rejected_with_its_reason(
 
 
 @pytest.mark.parametrize("limit", [{"max_associations": 2}, {"max_associations_per_ae": 2}])
-def test_associations_over_the_limit_are_rejected_until_one_ends(
-    tmp_path: Path, loop: str, limit: dict[str, int]
-) -> None:
+def test_associations_over_the_limit_are_rejected_until_one_ends(tmp_path: Path, limit: dict[str, int]) -> None:
     with receiving(tmp_path, **limit) as running, contextlib.ExitStack() as stack:
         first, _ = (stack.enter_context(Wire(running.port, associate_rq())) for _ in range(2))
         with Wire(running.port, associate_rq()) as third:
@@ -327,7 +322,7 @@ def test_a_silent_connection_is_closed_after_the_acse_timeout(tmp_path: Path) ->
         assert wire.receive() == b""
 
 
-def test_objects_are_refused_while_the_disk_is_nearly_full_and_taken_again_after(tmp_path: Path, loop: str) -> None:
+def test_objects_are_refused_while_the_disk_is_nearly_full_and_taken_again_after(tmp_path: Path) -> None:
     with receiving(tmp_path, min_free_bytes=1000) as running, Wire(running.port, associate_rq()) as wire:
         running.disk.free_bytes = 500
         running.clock[0] += 1
@@ -341,13 +336,68 @@ def test_objects_are_refused_while_the_disk_is_nearly_full_and_taken_again_after
         wire.release()
 
 
-def test_objects_are_refused_while_the_database_refuses(tmp_path: Path, loop: str) -> None:
+def test_objects_are_refused_while_the_database_refuses_for_long(tmp_path: Path) -> None:
     with receiving(tmp_path) as running, Wire(running.port, associate_rq()) as wire:
         running.indexer._tell_refusal(refuses=True)
+        began = time.monotonic()
         assert wire.store(data_set(), "1.2.3.4") == 0xA700
+        assert time.monotonic() - began >= 0.2
+        # What is known to be refused in the end is not held back first, and a new association is told at once.
+        began = time.monotonic()
+        assert [wire.store(data_set(), "1.2.3.4") for _ in range(20)] == [0xA700] * 20
+        assert time.monotonic() - began < 2.0
+        with Wire(running.port, associate_rq()) as other:
+            assert other.answer[:1] == REJECTED
         running.indexer._tell_refusal(refuses=False)
         assert wire.store(data_set(), "1.2.3.4") == 0
         wire.release()
+
+
+def test_a_database_that_refuses_for_a_moment_delays_the_answer_and_refuses_nobody(tmp_path: Path) -> None:
+    with receiving(tmp_path, longest_delay_s=30.0) as running, Wire(running.port, associate_rq()) as wire:
+        running.indexer._tell_refusal(refuses=True)
+        with Wire(running.port, associate_rq()) as other:
+            assert other.answer[:1] == ACCEPTED
+        wire.send(store_rq(data_set(), "1.2.3.4"))
+        wire.socket.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            wire.receive()
+        wire.socket.settimeout(10.0)
+        running.indexer._tell_refusal(refuses=False)
+        assert wire.status() == 0
+        wire.release()
+
+
+def test_a_burst_is_slowed_to_the_pace_of_a_slow_recorder_and_nothing_of_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every row takes longer than an object takes to come.
+    monkeypatch.setattr(indexer, "MAX_LAG_S", 0.05)
+    record = recorder.Recorder.record
+
+    def record_slowly(self: Any, batch: Any) -> Any:
+        time.sleep(0.01 * len(batch))
+        return record(self, batch)
+
+    monkeypatch.setattr(recorder.Recorder, "record", record_slowly)
+    with receiving(tmp_path, longest_delay_s=10.0) as running, Wire(running.port, associate_rq()) as wire:
+        uids = [f"1.2.3.{number}" for number in range(1, 101)]
+        assert [wire.store(data_set(uid), uid) for uid in uids] == [0] * len(uids)
+        wire.release()
+        assert len(running.settle(len(uids))) == len(uids)
+
+
+def test_an_object_of_another_class_than_announced_is_refused(running: Receiving) -> None:
+    another = "1.2.840.10008.5.1.4.1.1.4"
+    with Wire(running.port, associate_rq(contexts=[(another, [EXPLICIT])])) as wire:
+        wire.send(store_rq(data_set(), "1.2.3.4", context=1, sop_class_uid=another))
+        # PS3.4 B.2.3: data set does not match SOP class.
+        assert wire.status() == 0xA900
+        # One that leaves its class out is of the announced one.
+        wire.send(store_rq(data_set(sop_class_uid=""), "1.2.3.4", context=1, sop_class_uid=another))
+        assert wire.status() == 0
+        wire.release()
+    assert len(running.files()) == 1
 
 
 def test_stopping_finishes_the_object_in_flight(tmp_path: Path) -> None:
@@ -436,13 +486,13 @@ def test_an_association_whose_thread_cannot_start_takes_no_place(
         wire.release()
 
 
-@pytest.mark.parametrize("name", ["acceptor", "indexer"])
+@pytest.mark.parametrize("name", ["acceptor", "indexer", "lobby"])
 def test_a_listener_that_lost_a_thread_ends_instead_of_looking_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(listener, "_HEARTBEAT_S", 0.05)
-    owner, place = (acceptor.Acceptor, "_accept") if name == "acceptor" else (indexer.Indexer, "_run")
-    monkeypatch.setattr(owner, place, lambda _self: None)
+    places = {"acceptor": (Acceptor, "_accept"), "indexer": (indexer.Indexer, "_run"), "lobby": (Lobby, "_run")}
+    monkeypatch.setattr(*places[name], lambda _self: None)
     settings = a_settings(tmp_path)
     engine = a_database(settings)
 
@@ -468,7 +518,6 @@ def test_an_object_without_its_row_in_time_is_refused_for_now_and_gets_it_later(
     def refuse(*_arguments: object) -> None:
         raise OperationalError("insert", {}, Exception("locked"))
 
-    monkeypatch.setattr(indexer, "MAX_LAG_S", 0.2)
     with receiving(tmp_path, row_before_ack=True) as running, Wire(running.port, associate_rq()) as wire:
         with monkeypatch.context() as patched:
             patched.setattr(intake, "record_instances", refuse)

@@ -19,12 +19,10 @@ import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.acse import ACSE
-from pynetdicom.dul import DULServiceProvider
 from pynetdicom.presentation import build_context
 
 from dicom_node.receive import admission, associations, storage_service, upper_layer
 from dicom_node.receive.inflow import Inflow
-from dicom_node.receive.upper_layer import breaches
 from dicom_node.tests.receiving import Receiving, receiving, until
 from dicom_node.tests.wire import CT, VERIFICATION, Wire, associate_rq, command, data_set, pdu, store_rq
 
@@ -37,36 +35,6 @@ FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 def running(tmp_path: Path) -> Iterator[Receiving]:
     with receiving(tmp_path, network_timeout_s=1.0) as found:
         yield found
-
-
-def test_the_contract_with_the_installed_pynetdicom_holds() -> None:
-    assert breaches() == ()
-    assert associations.is_fast()
-
-
-@pytest.mark.parametrize(("kind", "names"), upper_layer.CONTRACT)
-def test_every_name_of_the_contract_is_missed_when_it_is_gone(
-    monkeypatch: pytest.MonkeyPatch, kind: type[Any], names: tuple[str, ...]
-) -> None:
-    for name in names:
-        owner = next(base for base in kind.__mro__ if name in vars(base))
-        with monkeypatch.context() as patched:
-            patched.delattr(owner, name)
-            assert f"{kind.__name__}.{name}" in breaches()
-
-
-def test_the_stock_loop_takes_over_loudly_when_the_contract_is_broken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    associations.is_fast.cache_clear()
-    monkeypatch.setattr(upper_layer, "CONTRACT", ((DULServiceProvider, ("no_such_name",)),))
-    try:
-        with receiving(tmp_path) as running, Wire(running.port, associate_rq()) as wire:
-            assert wire.store(data_set(), "1.2.3.4") == 0
-            wire.release()
-    finally:
-        associations.is_fast.cache_clear()
-    assert "fast_data_phase_unavailable" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -219,7 +187,7 @@ def test_an_idle_association_waits_without_working(tmp_path: Path) -> None:
             wire.release()
             wire.socket.close()
 
-    # Polling a thousand times a second, as the stock loop does, costs more than half a core here.
+    # Polling a thousand times a second, as pynetdicom does, costs more than half a core here.
     assert share < 0.2
 
 
@@ -389,7 +357,7 @@ def test_an_object_of_another_class_than_its_context_is_refused_whole(
 
 
 def test_a_refused_object_that_only_trickles_is_given_up(running: Receiving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upper_layer, "_MIN_RATE_BYTES_PER_S", 1 << 30)
+    monkeypatch.setattr(upper_layer, "MIN_RATE_BYTES_PER_S", 1 << 30)
     with Wire(running.port, associate_rq()) as wire:
         wire.send(pdu((1, 3, command(0x0001, CT, "1.2.3.4"))))
         ended = threading.Event()

@@ -7,7 +7,7 @@ import pytest
 
 from casebook.errors import StorageFull
 from dicom_node.storage.disk_gate import DiskGate, Reservation, ReservedBytes
-from dicom_node.storage.file_system import FileSystem, kind_of_file_system
+from dicom_node.storage.file_system import FileSystem
 
 
 class Disk(FileSystem):
@@ -97,15 +97,3 @@ def test_a_disk_that_does_not_answer_is_full(tmp_path: Path) -> None:
     assert not bench.look()
     with pytest.raises(StorageFull):
         bench.gate.require_open()
-
-
-def test_the_file_system_is_told_by_the_longest_mount_point(tmp_path: Path) -> None:
-    mounts = tmp_path / "mounts"
-    folder = tmp_path / "with space" / "inbox"
-    folder.mkdir(parents=True)
-    escaped = str(folder.parent.resolve()).replace(" ", "\\040")
-    mounts.write_text(f"/dev/a / ext4 rw 0 0\ntmpfs {escaped} tmpfs rw 0 0\n/dev/b {escaped} xfs rw 0 0\n")
-
-    assert kind_of_file_system(folder, mounts) == "xfs"
-    assert kind_of_file_system(tmp_path, mounts) == "ext4"
-    assert kind_of_file_system(tmp_path, tmp_path / "absent") == ""
