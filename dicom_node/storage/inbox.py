@@ -17,16 +17,26 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BufferedReader
 from operator import itemgetter
 from pathlib import Path
+from typing import BinaryIO
 
 from casebook.errors import InvalidObject, UnsafeStorage
 from casebook.logs import get_logger
 from dicom_node.objects.file_meta import Envelope, build_file_meta, require_uid
 from dicom_node.storage.acknowledgements import AcknowledgementClock
 from dicom_node.storage.block_file import BlockFile, Blocks
-from dicom_node.storage.file_system import ONE_FLUSH_IS_ENOUGH, FileSystem, kind_of_file_system, of_os_error, write_all
+from dicom_node.storage.file_system import (
+    ONE_FLUSH_IS_ENOUGH,
+    FileSystem,
+    ReadBack,
+    kind_of_file_system,
+    of_os_error,
+    write_all,
+)
 from dicom_node.storage.journal import Journal
 
 #: The processes of a listener that was killed hold the inbox until they have noticed.
@@ -288,12 +298,19 @@ class IncomingInstance:
         except OSError as error:
             raise of_os_error(error) from None
 
-    def read_back(self, size_bytes: int) -> bytes:
-        """Read the start of the data set from the disk, when the kept head was not enough."""
+    @contextmanager
+    def opened_again(self) -> Iterator[BinaryIO]:
+        """Open the data set as written so far, at its first byte, when the kept head was not enough.
+
+        Raises
+        ------
+        StorageFull, UnsafeStorage
+            When the disk fails, also while it is read.
+        """
         file = self._require_file()
         try:
             file.settle()
-            return self._inbox.files.read(file.descriptor, size_bytes, self.data_set_offset)
+            yield BufferedReader(ReadBack(self._inbox.files, file.descriptor, self.data_set_offset))
         except OSError as error:
             raise of_os_error(error) from None
 
