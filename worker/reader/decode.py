@@ -391,7 +391,7 @@ def _refuse_another_length(picture: Picture) -> None:
             source.seek(needed, SEEK_CUR)
             left = picture.available_bytes - needed
             first = source.read(1)
-            while left > 0 and (piece := source.read(min(left, _PIECE_BYTES))):
+            while left > 1 and (piece := source.read(min(left - 1, _PIECE_BYTES))):
                 refuse_another_picture_behind(first + piece)
                 left -= len(piece)
 
