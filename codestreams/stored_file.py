@@ -37,6 +37,11 @@ class PlainFile:
     transfer_syntax_uid: str
 
 
+def system_open(path: Path) -> BufferedReader:
+    """Ask the system for a file; tests put one in its place that fails."""
+    return path.open("rb")
+
+
 def open_bytes(path: Path) -> BufferedReader:
     """Open a stored file as it lies; every reading of one begins here.
 
@@ -45,12 +50,17 @@ def open_bytes(path: Path) -> BufferedReader:
     OSError
         When the disk does not give it out.
     """
-    return path.open("rb")
+    return system_open(path)
 
 
 @contextmanager
-def open_plain(path: Path) -> Iterator[PlainFile]:
+def open_plain(path: Path, *, with_pixels: bool) -> Iterator[PlainFile]:
     """Open a stored file as the plain Part 10 file that it stands for.
+
+    Parameters
+    ----------
+    with_pixels
+        Whether more than its header is read, so that more of a deflated one may be inflated.
 
     Raises
     ------
@@ -60,10 +70,10 @@ def open_plain(path: Path) -> Iterator[PlainFile]:
         Also while it is read: when it is deflated and cannot be inflated, or inflates to more than the bounds.
     """
     with open_bytes(path) as file:
-        yield as_plain(file)
+        yield as_plain(file, with_pixels=with_pixels)
 
 
-def as_plain(file: BinaryIO) -> PlainFile:
+def as_plain(file: BinaryIO, *, with_pixels: bool) -> PlainFile:
     """Return a file as the plain Part 10 file that it stands for; nobody else may move it."""
     found = find_meta(file)
     if found is None:
@@ -73,7 +83,8 @@ def as_plain(file: BinaryIO) -> PlainFile:
     if DEFLATED.encode() in meta:
         file.seek(end)
         meta = meta.replace(DEFLATED.encode(), _EXPLICIT)
-        file = spliced(meta, inflated(file, HEADER_BOUNDS.longest_inflated_bytes))
+        longest_bytes = HEADER_BOUNDS.longest_inflated_bytes if with_pixels else HEADER_BOUNDS.longest_bytes
+        file = spliced(meta, inflated(file, longest_bytes))
     return PlainFile(file=without_foreign_meta(file), data_set_at=end, transfer_syntax_uid=_transfer_syntax(meta))
 
 

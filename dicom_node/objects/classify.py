@@ -92,7 +92,7 @@ class _Copy:
 
     def pieces(self, offset: int, length: int) -> Iterator[bytes]:
         """Yield a part of the file, piece by piece."""
-        with open_plain(self.path) as plain:
+        with open_plain(self.path, with_pixels=True) as plain:
             plain.file.seek(offset)
             while length > 0 and (piece := plain.file.read(min(length, _PIECE_BYTES))):
                 yield piece
@@ -129,7 +129,7 @@ def _read(path: Path) -> _Copy | None:
         When the disk does not give it out now.
     """
     try:
-        with _machine_troubles_apart(), open_plain(path) as plain:
+        with _machine_troubles_apart(), open_plain(path, with_pixels=True) as plain:
             header = header_of(plain)
             pixels = find_pixel_element(plain.file, little_endian=bool(header.original_encoding[1]))
             if not _is_whole(header, pixels, plain.file.seek(0, SEEK_END)):
@@ -254,7 +254,7 @@ def _frame_digests(copy: _Copy, max_frame_bytes: int) -> Iterator[bytes]:
     frame_bytes = described.rows * described.columns * described.samples_per_pixel * described.item_size
     if pixels is None or frame_bytes > max_frame_bytes:
         raise OverBounds
-    with open_plain(copy.path) as plain:
+    with open_plain(copy.path, with_pixels=True) as plain:
         plain.file.seek(pixels.offset)
         frames = _encapsulated if copy.is_encapsulated else _native
         for frame in frames(plain.file, copy.header, pixels, described):

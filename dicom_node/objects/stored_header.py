@@ -19,7 +19,7 @@ def read_stored_header(path: Path) -> FileDataset:
     OSError
         When the disk does not give it out; what damaged data makes pydicom raise has no common ancestor.
     """
-    with open_plain(path) as plain:
+    with open_plain(path, with_pixels=False) as plain:
         return header_of(plain)
 
 

@@ -264,7 +264,7 @@ def plain_faults(otherwise: Fault) -> Iterator[None]:
 
 def read_header(path: Path, keywords: Sequence[str]) -> Dataset:
     """Read some attributes of a DICOM file, whose transfer syntax is the one of its own meta information."""
-    with open_plain(path) as plain:
+    with open_plain(path, with_pixels=False) as plain:
         return _bounded_header(plain, keywords)
 
 
@@ -284,7 +284,7 @@ def _sequences() -> frozenset[int]:
 
 
 def _from_file(path: Path) -> Picture:
-    with open_plain(path) as plain:
+    with open_plain(path, with_pixels=True) as plain:
         header = _bounded_header(plain)
         transfer_syntax_uid = _known(header.file_meta)
         # dcmread stopped at the first element of the pixels, or at the end of the file.
@@ -483,6 +483,6 @@ def _opened(picture: Picture) -> Iterator[BinaryIO]:
         file.seek(picture.offset)
         yield file
         return
-    with open_plain(picture.source) as plain:
+    with open_plain(picture.source, with_pixels=True) as plain:
         plain.file.seek(picture.offset)
         yield plain.file
