@@ -93,7 +93,7 @@ _FOREIGN_FAULTS = (
 )
 
 #: Bytes of decoded pixels in one frame over which it is refused; a site sets its own.
-DEFAULT_MAX_FRAME_BYTES = 2_000_000_000
+DEFAULT_MAX_FRAME_BYTES = 64 << 20
 
 #: The elements that can carry pixels.
 _PIXEL_KEYWORDS = ("FloatPixelData", "DoubleFloatPixelData", "PixelData")
