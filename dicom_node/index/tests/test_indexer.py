@@ -7,7 +7,6 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from io import BufferedReader
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,14 +18,13 @@ from casebook import device, intake, store, tables
 from casebook.database import read, write
 from casebook.errors import StoreUnavailable
 from casebook.settings import SHIPPED_DEVICE_UID, Settings
-from codestreams import stored_file
 from dicom_node.index import indexer, recorder
 from dicom_node.index.description import describe
 from dicom_node.index.indexer import MAX_LAG_S, Indexer
 from dicom_node.index.recorder import Recorded, Recorder, RecorderEnded
 from dicom_node.storage.inbox import Inbox, StoredInstance
 from dicom_node.storage.tests.test_inbox import an_envelope
-from dicom_node.tests.receiving import a_database, a_settings, data_set_bytes
+from dicom_node.tests.receiving import a_database, a_settings, data_set_bytes, failing_to_open
 from dicom_node.tests.wire import data_set
 
 
@@ -162,21 +160,6 @@ def test_a_repetition_that_cannot_be_removed_holds_up_nobody(bench: Bench, monke
     assert len(bench.rows()) == 1
     assert (bench.inbox.data_directory / again.path).exists()
     assert bench.indexer.lag_s == 0.0
-
-
-@contextlib.contextmanager
-def failing_to_open(*paths: Path, error: int) -> Iterator[None]:
-    """Let the one place where stored files are opened fail for some of them."""
-    real = stored_file.system_open
-
-    def choosy(path: Path) -> BufferedReader:
-        if path in paths:
-            raise OSError(error, "told to fail")
-        return real(path)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(stored_file, "system_open", choosy)
-        yield
 
 
 FAILURES = pytest.mark.parametrize("error", [errno.EIO, errno.EACCES, errno.ENOENT])
