@@ -7,6 +7,7 @@
     ├── SchemaMismatch             the database is on another revision than the code
     ├── UnsafeStorage              the configured storage cannot keep what it acknowledges
     ├── InvalidObject              a DICOM object or HL7 message that cannot be used
+    │   ├── OverBounds             a header, or what it inflates to, is larger than any reader here takes
     │   ├── UnreadablePixels       the picture cannot be decoded
     │   └── UnwritableText         a text that its destination cannot carry
     │       └── UnencodableText    only because of the character set of that destination
@@ -45,6 +46,10 @@ class UnsafeStorage(WetreadError):
 
 class InvalidObject(WetreadError):
     """The object cannot be used."""
+
+
+class OverBounds(InvalidObject):
+    """The header of the object is too large: too many bytes, elements or sequences inside of sequences."""
 
 
 class UnreadablePixels(InvalidObject):

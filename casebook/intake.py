@@ -68,7 +68,7 @@ def _record_study(
     equal: dict[str, str] = {}
     for one in group:
         held = known[one.sop_instance_uid]
-        twins = [copy for copy in held if copy.study_instance_uid == study_instance_uid and copy.sha256 == one.sha256]
+        twins = [copy for copy in held if copy.study_instance_uid == study_instance_uid and _is_equal(one, copy)]
         if twins:
             # One that has its row already comes again when nobody could be told so.
             if one.path not in {twin.path for twin in twins}:
@@ -128,6 +128,11 @@ def _record_study(
             detail=_TWO_STUDIES_DETAIL,
         )
     return equal
+
+
+def _is_equal(one: ReceivedInstance, copy: Copy) -> bool:
+    # A copy that could not be read has no digest, and nobody knows what it is equal to.
+    return one.path == copy.path or (one.sha256 != "" and one.sha256 == copy.sha256)
 
 
 _TWO_STUDIES = "sop_instance_uid_in_two_studies"

@@ -456,8 +456,9 @@ class WorkerSettings(_Frozen):
     """Where the model runs."""
     threads: int = Field(default=2, ge=1)
     """CPU threads of one model."""
-    max_image_bytes: int = Field(default=2_000_000_000, gt=0)
-    """Decoded bytes of one image over which it is refused unread."""
+    max_image_bytes: int = Field(default=64 << 20, gt=0)
+    """Decoded bytes of one frame over which it is neither read nor decoded to be compared; it takes four times as much
+    memory."""
 
 
 class Settings(BaseSettings):

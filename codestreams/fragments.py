@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from io import SEEK_END
 from typing import BinaryIO
 
-from casebook.errors import UnreadablePixels
+from casebook.errors import OverBounds, UnreadablePixels
+from codestreams.bounds import HEADER_BOUNDS
+from codestreams.description import Description
 from codestreams.faults import StreamFault
 
 _ITEM = (0xFFFE, 0xE000)
 #: What ends the items: their delimiter, or where it is absent what may follow pixel data, or zeros.
 _AFTER_ITEMS = frozenset({(0xFFFE, 0xE0DD), (0xFFFA, 0xFFFA), (0xFFFC, 0xFFFC), (0, 0)})
+#: Of a stream beside its picture: profiles, comments, padding.
+_LONGEST_OVERHEAD_BYTES = 8 << 20
 #: How a stream begins: JPEG and JPEG-LS (SOI and a marker), JPEG 2000 (SOC, SIZ), JPEG 2000 in a JP2 box.
 _BEGINNINGS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0c\x6a\x50\x20\x20")
 
@@ -56,6 +60,8 @@ def list_items(source: BinaryIO, available: int | None = None) -> Items:
     ------
     UnreadablePixels
         When an item is cut off or no item stands where one should.
+    OverBounds
+        When they are too many, or their table is too long.
     """
     start = source.tell()
     end = source.seek(0, SEEK_END)
@@ -76,6 +82,8 @@ def list_items(source: BinaryIO, available: int | None = None) -> Items:
             raise UnreadablePixels(StreamFault.DAMAGED)
         if position + 8 + length > end:
             raise UnreadablePixels(StreamFault.TRUNCATED)
+        if len(found) == HEADER_BOUNDS.most_elements:
+            raise OverBounds
         found.append(Fragment(offset=position + 8, length=length, place=position - start))
         position += 8 + length
     source.seek(start)
@@ -138,6 +146,19 @@ def refuse_another_count(streams: int, frame_count: int) -> None:
         raise UnreadablePixels(StreamFault.FRAMES_CONFLICT)
 
 
+def refuse_long_stream(fragments: Sequence[Fragment], described: Description) -> None:
+    """Refuse the stream of a frame that is far longer than the frame itself, before any of it is read.
+
+    Raises
+    ------
+    UnreadablePixels
+        When it is.
+    """
+    frame_bytes = described.rows * described.columns * described.samples_per_pixel * described.item_size
+    if sum(one.length for one in fragments) > 2 * frame_bytes + _LONGEST_OVERHEAD_BYTES:
+        raise UnreadablePixels(StreamFault.DAMAGED)
+
+
 def join(source: BinaryIO, fragments: Sequence[Fragment]) -> bytes:
     """Read the stream of one frame.
 
@@ -163,6 +184,8 @@ def _without_table(source: BinaryIO, found: Sequence[Fragment]) -> Items:
         return Items(fragments=tuple(found), basic_offsets=())
     if not others:
         raise UnreadablePixels(StreamFault.TRUNCATED)
+    if first.length > 4 * HEADER_BOUNDS.most_elements:
+        raise OverBounds
     source.seek(first.offset)
     table = source.read(first.length // 4 * 4)
     base = others[0].place

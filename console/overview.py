@@ -1,13 +1,15 @@
 """What `wetread status` shows: the last hour, what stands where, and what has waited longest."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
 from casebook import store, tables
-from casebook.study import Hold, Study, StudyState
+from casebook.study import Hold, InstanceStatus, Study, StudyState
 
 _HOUR_S = 3600.0
+_DAY_S = 24 * _HOUR_S
 _audit = tables.audit.c
 _instance = tables.instance.c
 _job = tables.job.c
@@ -38,6 +40,12 @@ class Overview:
     oldest: Study | None
     #: Every reason for which it is held.
     oldest_holds: tuple[Hold, ...]
+    #: Objects that were set aside or found missing in the last day.
+    set_aside: int
+    #: Durable objects that the disk has not given out since they were last tried, and that have no row yet.
+    unread: int
+    #: Repeated images that nobody can compare, because the disk does not give out the first copy.
+    uncompared: int
     #: Mean seconds of a read in the last hour; None where there was none.
     read_s: float | None
 
@@ -60,12 +68,39 @@ def overview(connection: Connection, *, now: float) -> Overview:
         counts=store.state_counts(connection),
         oldest=oldest,
         oldest_holds=store.holds(connection, oldest) if oldest and oldest.state is StudyState.HELD else (),
+        set_aside=len(_told(connection, ("object_set_aside", "object_lost"), now - _DAY_S)),
+        unread=_unread(connection, now - _DAY_S),
+        uncompared=_uncompared(connection, now - _DAY_S),
         read_s=_read_s(connection, since),
     )
 
 
 def _received_studies(connection: Connection, since: float) -> int:
     query = select(func.count()).where(tables.study.c.last_received_at >= since)
+    return int(connection.execute(query).scalar_one())
+
+
+def _told(connection: Connection, actions: Sequence[str], since: float) -> set[str]:
+    query = select(_audit.detail).where(_audit.action.in_(actions), _audit.at >= since)
+    return set(connection.execute(query).scalars())
+
+
+def _unread(connection: Connection, since: float) -> int:
+    waiting = _told(connection, ("object_not_read",), since)
+    # A detail of the others is the reason and the path.
+    gone = {told.rpartition(" ")[2] for told in _told(connection, ("object_set_aside", "object_lost"), since)}
+    return sum(not _has_row(connection, path) for path in waiting - gone)
+
+
+def _has_row(connection: Connection, path: str) -> bool:
+    return connection.execute(select(_instance.id).where(_instance.path == path)).first() is not None
+
+
+def _uncompared(connection: Connection, since: float) -> int:
+    studies = select(_audit.study_instance_uid).where(_audit.action == "first_copy_not_read", _audit.at >= since)
+    query = select(func.count()).where(
+        _instance.status == InstanceStatus.UNCLASSED, _instance.study_instance_uid.in_(studies)
+    )
     return int(connection.execute(query).scalar_one())
 
 

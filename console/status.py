@@ -51,9 +51,29 @@ def _attention(settings: Settings, facts: Overview, found: tuple[Presence, ...])
     elif not running and settings.database.url is None:
         # With a database server the roles may well run on other machines.
         needs.append("nothing runs here: wetread up")
+    needs += _of_stored_files(facts)
     if shutil.disk_usage(settings.data_directory).free < settings.listener.min_free_bytes:
         needs.append("the disk is full: images are refused")
     return needs
+
+
+def _of_stored_files(facts: Overview) -> list[str]:
+    """Say what the disk does not give out, or holds and nobody could use."""
+    needs = []
+    if facts.set_aside:
+        needs.append(f"{_images(facts.set_aside)} set aside in the last day: look into inbox-refused")
+    if facts.unread:
+        needs.append(f"{_images(facts.unread)} cannot be read: look at the disk (object_not_read in the log)")
+    if facts.uncompared:
+        needs.append(
+            f"{_images(facts.uncompared)} cannot be compared, because the first copy cannot be read: look at the disk "
+            "(first_copy_not_read in the log)"
+        )
+    return needs
+
+
+def _images(count: int) -> str:
+    return f"{count} received {'image' if count == 1 else 'images'}"
 
 
 def _in_words(

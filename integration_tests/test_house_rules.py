@@ -351,3 +351,43 @@ def test_every_entry_point_lets_nobody_else_read_what_it_writes() -> None:
 
     assert len(entries) >= 7
     assert begun == entries
+
+
+#: Where stored objects are read, and the few files there that open something else.
+_ROOMS_OF_STORED_FILES = ("dicom_node", "worker")
+_OPEN_OTHER_FILES = {
+    "dicom_node/storage/journal.py",
+    "dicom_node/trial/standin.py",
+    "dicom_node/trial/store_files.py",
+    "worker/reader/registry.py",
+}
+_PARSE_BOUNDED = {"dicom_node/objects/stored_header.py", "worker/reader/decode.py"}
+
+
+def _opens(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute | ast.Name):
+        return False
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+    modes = [one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+    return name == "read_bytes" or (name == "open" and any(one.startswith("r") for one in modes))
+
+
+def _parses(node: ast.AST) -> bool:
+    # What is in memory already, as an output of ours is, is wrapped where it is parsed.
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dcmread"):
+        return False
+    return not (isinstance(node.args[0], ast.Call) and ast.unparse(node.args[0].func) == "io.BytesIO")
+
+
+def test_stored_files_are_opened_and_parsed_in_one_place() -> None:
+    rooms = {
+        str(path): tree
+        for path, tree in modules().items()
+        if path.parts[0] in _ROOMS_OF_STORED_FILES and "tests" not in path.parts
+    }
+    opening = {path for path, tree in rooms.items() if any(map(_opens, ast.walk(tree)))}
+    parsing = {path for path, tree in rooms.items() if any(map(_parses, ast.walk(tree)))}
+
+    assert opening <= _OPEN_OTHER_FILES
+    assert parsing - _OPEN_OTHER_FILES == _PARSE_BOUNDED
+    assert len(rooms) >= 60

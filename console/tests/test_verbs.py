@@ -11,11 +11,11 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from casebook import intake, queue, store
+from casebook import audit, intake, queue, store
 from casebook.errors import SchemaMismatch, SettingsError, UnsafeStorage
 from casebook.logs import configure_logs
 from casebook.settings import SHIPPED_CONFIG_DIRECTORY
-from casebook.study import StudyState
+from casebook.study import InstanceStatus, StudyState
 from casebook.testing import a_received_instance
 from casebook.wiring import Wiring, wire
 from console.__main__ import cli
@@ -100,6 +100,32 @@ def test_status_says_the_same_to_machines(wiring: Wiring) -> None:
     assert found["overview"]["counts"] == {"received": 1}
     assert found["overview"]["oldest"]["study_instance_uid"] == STUDY
     assert found["attention"] == ["nothing runs here: wetread up"]
+
+
+def test_status_names_what_the_disk_does_not_give_out(wiring: Wiring) -> None:
+    received = a_received_instance(1)
+    with wiring.write() as connection:
+        now = wiring.clock.now(connection)
+        told = {
+            "object_set_aside": "header_over_bounds: inbox/00/1.dcm",
+            "object_not_read": "inbox/00/2.dcm",
+            "first_copy_not_read": received.path,
+        }
+        for action, detail in told.items():
+            study = STUDY if action == "first_copy_not_read" else ""
+            audit.record(connection, at=now, actor="listener", action=action, study_instance_uid=study, detail=detail)
+        # Read after all, and set aside after all.
+        for detail in (received.path, "inbox/00/1.dcm"):
+            audit.record(connection, at=now, actor="listener", action="object_not_read", detail=detail)
+        store.set_instance_status(connection, received.path, InstanceStatus.UNCLASSED)
+
+    done = call(wiring, "status")
+
+    assert done.exit_code == 1
+    assert "1 received image set aside in the last day: look into inbox-refused" in done.output
+    assert "1 received image cannot be read: look at the disk" in done.output
+    assert "1 received image cannot be compared, because the first copy cannot be read" in done.output
+    assert "first copy not read" in call(wiring, "why", STUDY).output
 
 
 def test_close_decides_at_once_and_why_names_patients_only_on_request(wiring: Wiring) -> None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from casebook.case import Case
@@ -25,6 +24,7 @@ from dicom_node.objects.file_meta import Envelope, build_file_meta, require_uid
 from dicom_node.objects.identification import whose
 from dicom_node.objects.own_results import is_own_result
 from dicom_node.objects.sop_classes import ENCAPSULATED_PDF, is_picture, is_report
+from dicom_node.objects.stored_header import read_stored_header
 from dicom_node.receive.statuses import SUCCESS, status_of
 from dicom_node.storage.disk_gate import DiskGate, Reservation
 from dicom_node.storage.file_system import FileSystem, write_all
@@ -45,7 +45,7 @@ def fetch_priors(case: Case, settings: Settings) -> tuple[Prior, ...]:
         return ()
     try:
         return _Search(case, archive, settings).priors()
-    except WetreadError as error:
+    except (WetreadError, OSError) as error:
         _log.warning("priors_not_fetched", error=type(error).__name__)
         return ()
 
@@ -239,7 +239,7 @@ def _meaning(sequence: Iterable[Dataset] | None) -> str:
 
 def _read(path: Path) -> Dataset:
     try:
-        return dcmread(path, stop_before_pixels=True)
+        return read_stored_header(path)
     # pydicom names no common ancestor of what damaged data makes it raise.
     except Exception:  # noqa: BLE001
         raise InvalidObject("a prior cannot be read") from None

@@ -1,34 +1,27 @@
 """From the bytes of an instance to what the index knows of it."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from typing import BinaryIO
 
 from casebook.character_sets import is_character_set
-from casebook.errors import InvalidObject
+from casebook.errors import InvalidObject, OverBounds
 from casebook.identity import KEYWORDS
 from casebook.logs import get_logger
 from casebook.settings import CharacterSetUse, SenderSettings, Settings
 from casebook.study import CodedConcept, ReceivedInstance, RejectionReason, StudyHeader
+from codestreams.elements import Encoding, NotUnderstood, encoding_of
+from codestreams.stored_file import open_bytes
 from dicom_node.objects.codes import read_codes
-from dicom_node.objects.elements import (
-    LONGEST_HEADER_BYTES,
-    Encoding,
-    NeedMoreBytes,
-    NotUnderstood,
-    encoding_of,
-    inflate,
-    tags_of,
-    walk,
-)
 from dicom_node.objects.file_meta import LONGEST_FILE_META_BYTES, Envelope, read_file_meta, require_uid
-from dicom_node.objects.identification import UID_KEYWORDS, forgiving_values, identified
+from dicom_node.objects.identification import UID_KEYWORDS, DataSet, forgiving_values, identified
 from dicom_node.objects.rejection_notes import read_rejection
 from dicom_node.objects.sop_classes import KEY_OBJECT_SELECTION
+from dicom_node.objects.tags import tags_of
 from dicom_node.objects.text import (
     CharacterSet,
     character_set,
@@ -156,7 +149,7 @@ def sha256_of(path: Path) -> str:
         When the file has no file meta information.
     OSError
     """
-    with path.open("rb", buffering=0) as file:
+    with open_bytes(path) as file:
         _, offset = read_file_meta(file.read(LONGEST_FILE_META_BYTES))
         file.seek(offset)
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -177,9 +170,21 @@ class _Source:
     #: Its start.
     head: bytes
 
-    def read(self, count: int) -> bytes:
-        """Read a longer start from the disk."""
-        return _read(self.data_directory / self.path, self.offset, count)
+    @property
+    def data_set(self) -> DataSet:
+        """The data set, to be looked at."""
+        return DataSet(
+            head=self.head,
+            size_bytes=self.size_bytes,
+            transfer_syntax_uid=self.envelope.transfer_syntax_uid,
+            opened=self._opened,
+        )
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        with open_bytes(self.data_directory / self.path) as file:
+            file.seek(self.offset)
+            yield file
 
 
 def _source(data_directory: Path, stored: StoredInstance) -> _Source:
@@ -200,8 +205,7 @@ def _source(data_directory: Path, stored: StoredInstance) -> _Source:
 
 
 def _read(path: Path, offset: int, count: int) -> bytes:
-    # Unbuffered: for a small object the buffers would cost more than the reading.
-    with path.open("rb", buffering=0) as file:
+    with open_bytes(path) as file:
         file.seek(offset)
         return file.read(count)
 
@@ -211,6 +215,9 @@ def _rejection(source: _Source, study_instance_uid: str) -> tuple[RejectionReaso
         return None, ()
     try:
         return read_rejection(source.data_directory / source.path, study_instance_uid)
+    except OverBounds:
+        # Set aside: what cannot be looked at within bounds may reject what a reader would show.
+        raise
     except InvalidObject:
         # Kept like any other object: it only rejects nothing.
         _log.warning("key_object_document_not_understood", study_instance_uid=study_instance_uid)
@@ -245,23 +252,15 @@ def _header_values(
     ------
     InvalidObject
     """
-    data, transfer_syntax_uid = source.head, source.envelope.transfer_syntax_uid
+    transfer_syntax_uid, data_set = source.envelope.transfer_syntax_uid, source.data_set
     encoding = encoding_of(transfer_syntax_uid)
-    deflated = transfer_syntax_uid == DeflatedExplicitVRLittleEndian
     concepts: tuple[CodedConcept, ...] | None = None
-    while True:
-        whole = len(data) >= source.size_bytes
-        try:
-            raw = walk(inflate(data) if deflated else data, encoding, _KEYWORD_OF_TAG, _LAST_TAG, whole=whole)
-        except NeedMoreBytes:
-            data = source.read(max(len(data), 4096) * 8)
-            continue
-        except NotUnderstood:
-            raw = {}
-        break
+    try:
+        raw = data_set.values(_KEYWORD_OF_TAG, _LAST_TAG)
+    except NotUnderstood:
+        raw = {}
     if any(keyword not in raw for keyword in UID_KEYWORDS):
-        start = source.read(min(source.size_bytes, LONGEST_HEADER_BYTES))
-        forgiven = forgiving_values(start, transfer_syntax_uid, tuple(_KEYWORD_OF_TAG.values()))
+        forgiven = forgiving_values(data_set, tuple(_KEYWORD_OF_TAG.values()))
         raw, concepts = forgiven.raw, forgiven.concepts.get("ProcedureCodeSequence", ())
     modality = clean_value(decode_ascii(raw.get("Modality", b"")))
     sender = character_set_of(source.envelope.calling_ae_title, modality)

@@ -18,7 +18,7 @@ from casebook.database import read, write
 from casebook.errors import StoreUnavailable
 from casebook.logs import get_logger
 from casebook.settings import Settings
-from dicom_node.index.recorder import AnyRecorder
+from dicom_node.index.recorder import AnyRecorder, RecorderEnded
 from dicom_node.storage.inbox import Inbox, StoredInstance
 
 #: An object's row is committed at most about this long after its acknowledgement, while the database is quick.
@@ -27,6 +27,12 @@ BATCH_INTERVAL_S = 0.05
 MAX_LAG_S = 2.0
 _MAX_BATCH = 500
 _RETRY_INTERVAL_S = 0.5
+#: What the disk does not give out is tried again after so long, and then after twice as long, up to the last.
+_FIRST_UNREAD_PAUSE_S, _LAST_UNREAD_PAUSE_S = 5.0, 600.0
+#: An object over which the recorder ended so often, at last alone, is set aside: once, anything may have killed it.
+_MOST_DEATHS = 2
+#: The recorder is looking for what ends it, and the database answers: for so long rows may lag.
+_LONGEST_SEARCH_S = 60.0
 _log = get_logger(__name__)
 
 
@@ -39,6 +45,12 @@ class _Entry:
     since: float
     #: Set once it has its row, or was set aside; None where nobody waits for that.
     is_done: threading.Event | None = None
+
+    #: How often the recorder ended over it.
+    deaths: int = 0
+    #: How often the disk did not give it out, and when it is tried again, on the monotonic clock.
+    refusals: int = 0
+    again_at: float = 0.0
 
     def leave(self) -> None:
         if self.is_done is not None:
@@ -55,6 +67,12 @@ class Indexer:
         self._clock = clock or DatabaseClock()
         self._waiting: deque[_Entry] = deque()
         self._batch: list[_Entry] = []
+        #: Batches over which the recorder ended, in halves.
+        self._suspects: deque[list[_Entry]] = deque()
+        self._searching_until = 0.0
+        self._is_turn_of_suspects = True
+        #: What the disk does not give out now.
+        self._unread: list[_Entry] = []
         self._row_before_ack = settings.listener.row_before_ack
         self._touching = threading.Lock()
         #: Study Instance UID to the quiet period in seconds that begins anew, not yet written down.
@@ -66,7 +84,7 @@ class Indexer:
 
     @property
     def lag_s(self) -> float:
-        """Seconds for which the oldest durable object has been without its row; 0 when none is."""
+        """Seconds for which the oldest durable object has been without its row; what waits alone does not count."""
         for queue in (self._batch, self._waiting):
             if queue:
                 # The thread may have taken it meanwhile.
@@ -81,8 +99,10 @@ class Indexer:
 
     @property
     def keeps_up(self) -> bool:
-        """False while rows lag or the database refuses."""
-        return not self._database_refuses and self.lag_s <= MAX_LAG_S
+        """False while rows lag or the database refuses; one object alone closes nothing."""
+        if self._database_refuses:
+            return False
+        return self.lag_s <= MAX_LAG_S or time.monotonic() < self._searching_until
 
     @property
     def may_refuse(self) -> bool:
@@ -143,22 +163,63 @@ class Indexer:
         Raises
         ------
         StoreUnavailable
-            When the database does not answer, or the disk does not give a file out; what has no row stays in line.
+            When the database does not answer; what has no row stays in line.
         """
         self._write_touches()
-        while self._waiting and len(self._batch) < _MAX_BATCH:
-            self._batch.append(self._waiting.popleft())
+        self._fill_batch()
         if not self._batch:
             return 0
         count = len(self._batch)
-        left = self._records.record([entry.stored for entry in self._batch])
-        done = [entry for entry in self._batch if entry.stored.path not in left]
-        self._batch = [entry for entry in self._batch if entry.stored.path in left]
-        for entry in done:
-            entry.leave()
-        if left:
+        try:
+            found = self._records.record([entry.stored for entry in self._batch])
+        except RecorderEnded:
+            self._suspect_batch()
+            return count
+        for entry in self._batch:
+            if entry.stored.path in found.unread:
+                self._put_off(entry)
+            elif entry.stored.path not in found.refused:
+                entry.leave()
+        self._batch = [entry for entry in self._batch if entry.stored.path in found.refused]
+        if self._batch:
             raise StoreUnavailable
         return count
+
+    def _fill_batch(self) -> None:
+        now = time.monotonic()
+        # Suspects take turns with what has come since, and are never together with it.
+        if any(entry.deaths for entry in self._batch):
+            return
+        if not self._batch and self._suspects and (not self._waiting or self._is_turn_of_suspects):
+            self._is_turn_of_suspects = False
+            self._batch = self._suspects.popleft()
+            return
+        self._is_turn_of_suspects = True
+        due = [entry for entry in self._unread if entry.again_at <= now]
+        self._unread = [entry for entry in self._unread if entry.again_at > now]
+        self._batch += due
+        while self._waiting and len(self._batch) < _MAX_BATCH:
+            self._batch.append(self._waiting.popleft())
+
+    def _put_off(self, entry: _Entry) -> None:
+        pause_s = min(_FIRST_UNREAD_PAUSE_S * 2.0**entry.refusals, _LAST_UNREAD_PAUSE_S)
+        again_at = time.monotonic() + pause_s
+        self._unread.append(replace(entry, refusals=entry.refusals + 1, again_at=again_at))
+
+    def _suspect_batch(self) -> None:
+        """Divide the batch over which the recorder ended, down to the one object that ends it."""
+        batch, self._batch = [replace(entry, deaths=entry.deaths + 1) for entry in self._batch], []
+        self._searching_until = time.monotonic() + _LONGEST_SEARCH_S
+        if len(batch) == 1 and batch[0].deaths >= _MOST_DEATHS:
+            try:
+                self._records.set_aside(batch[0].stored.path, "recorder_ended_over_it")
+            except StoreUnavailable:
+                self._suspects.append(batch)
+                raise
+            batch[0].leave()
+            return
+        middle = (len(batch) + 1) // 2
+        self._suspects.extend(half for half in (batch[:middle], batch[middle:]) if half)
 
     def _take(self, stored: StoredInstance, is_done: threading.Event | None = None) -> None:
         if stored.head and len(self._waiting) > _MAX_BATCH:
@@ -169,7 +230,7 @@ class Indexer:
 
     def _run(self) -> None:
         while True:
-            self._something_waits.wait()
+            self._something_waits.wait(_FIRST_UNREAD_PAUSE_S if self._unread else None)
             # Cleared before the look: what is set from here on is seen the next time round.
             self._something_waits.clear()
             if self._stopping.is_set():
@@ -181,7 +242,7 @@ class Indexer:
             try:
                 # One more only for a full batch: a transaction for each of the few that came meanwhile would cost as
                 # much as one for all of them.
-                while self.index_waiting() == _MAX_BATCH:
+                while self.index_waiting() == _MAX_BATCH or self._suspects:
                     pass
                 self._tell_refusal(refuses=False)
             except StoreUnavailable:
@@ -201,7 +262,8 @@ class Indexer:
                 pass
         except Exception:  # noqa: BLE001 - logged with its place
             # Process edge: the next start scans the inbox.
-            _log.exception("rows_left_for_the_next_start", count=len(self._batch) + len(self._waiting))
+            suspects = sum(map(len, self._suspects))
+            _log.exception("rows_left_for_the_next_start", count=len(self._batch) + len(self._waiting) + suspects)
 
     def _tell_refusal(self, *, refuses: bool) -> None:
         if refuses != self._database_refuses:

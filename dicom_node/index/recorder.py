@@ -2,12 +2,13 @@
 
 Headers are read here, off the acknowledgement path, and in a process of its own where a listener runs (see
 `recorder_process`). Only objects that share a SOP Instance UID are hashed. A file that cannot be understood is moved
-aside with its reason.
+aside with its reason. One that the disk does not give out waits alone, and where it is the older of two copies, the
+newer gets its row as one that nobody has compared yet.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from casebook import audit, device, intake, store
 from casebook.clock import Clock, DatabaseClock
 from casebook.database import write
-from casebook.errors import InvalidObject, StoreUnavailable, WetreadError
+from casebook.errors import InvalidObject, OverBounds, StoreUnavailable, WetreadError
 from casebook.logs import get_logger
 from casebook.settings import Settings
 from casebook.study import Copy, ReceivedInstance
@@ -28,11 +29,37 @@ from dicom_node.storage.inbox import Inbox, StoredInstance
 _log = get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What still has no row, by its path; everything else has one, or is set aside with its reason."""
+
+    #: The database does not answer.
+    refused: frozenset[str] = frozenset()
+    #: The disk does not give the file out now, which concerns no other object.
+    unread: frozenset[str] = frozenset()
+
+
+class RecorderEnded(WetreadError):
+    """The recorder ended while it was at work on a batch."""
+
+
 class AnyRecorder(Protocol):
     """Who makes the rows."""
 
-    def record(self, stored: Sequence[StoredInstance]) -> set[str]:
-        """Make rows and return the paths that still have none, because the database or the disk did not answer."""
+    def record(self, stored: Sequence[StoredInstance]) -> Recorded:
+        """Make rows and return what still has none.
+
+        Raises
+        ------
+        StoreUnavailable
+            When there is no recorder now.
+        RecorderEnded
+            When it ended while it was at work on these.
+        """
+        ...
+
+    def set_aside(self, path: str, reason: str) -> None:
+        """Move an object aside that got no row, with a static name of the reason, and write it into the timeline."""
         ...
 
     def touch(self, quiet_period_s_of: Mapping[str, float]) -> None:
@@ -54,17 +81,25 @@ class Recorder:
         self._engine = engine
         self._settings = settings
         self._clock = clock or DatabaseClock()
+        #: Paths of which the timeline tells already that they cannot be read.
+        self._told: set[str] = set()
 
-    def record(self, stored: Sequence[StoredInstance]) -> set[str]:
-        """Make rows and return the paths that still have none, because the database or the disk did not answer."""
-        described, left = self._describe_all(stored)
+    def record(self, stored: Sequence[StoredInstance]) -> Recorded:
+        """Make rows and return what still has none."""
+        unread: set[str] = set()
+        described = self._describe_all(stored, unread)
+        refused: set[str] = set()
         try:
-            self._record(described)
+            self._record(described, unread)
         except _Poisoned:
-            left |= self._record_one_by_one(described)
+            refused = self._record_one_by_one(described, unread)
         except StoreUnavailable:
-            left |= {one.path for one in described}
-        return left
+            refused = {one.path for one in described}
+        return Recorded(refused=frozenset(refused - unread), unread=frozenset(unread))
+
+    def set_aside(self, path: str, reason: str) -> None:
+        """Move an object aside that got no row, with a static name of the reason, and write it into the timeline."""
+        self._set_aside(path, reason)
 
     def touch(self, quiet_period_s_of: Mapping[str, float]) -> None:
         """Let the quiet period of received studies begin anew, each with its own length in seconds.
@@ -80,34 +115,35 @@ class Recorder:
         except SQLAlchemyError:
             raise StoreUnavailable from None
 
-    def _describe_all(self, stored: Sequence[StoredInstance]) -> tuple[list[ReceivedInstance], set[str]]:
+    def _describe_all(self, stored: Sequence[StoredInstance], unread: set[str]) -> list[ReceivedInstance]:
         described: list[ReceivedInstance] = []
-        unread: set[str] = set()
         for one in stored:
             try:
                 found = self._describe(one)
-            except StoreUnavailable:
+            except _Unread:
                 unread.add(one.path)
                 continue
             if found is not None:
                 described.append(found)
-        return described, unread
+        return described
 
-    def _record_one_by_one(self, described: Sequence[ReceivedInstance]) -> set[str]:
-        left = set()
+    def _record_one_by_one(self, described: Sequence[ReceivedInstance], unread: set[str]) -> set[str]:
+        refused = set()
         for one in described:
             try:
-                self._record([one])
+                self._record([one], unread)
             except _Poisoned:
                 self._set_aside(one.path, "unstorable_row", one.study_instance_uid)
             except StoreUnavailable:
-                left.add(one.path)
-        return left
+                refused.add(one.path)
+        return refused
 
     def _describe(self, stored: StoredInstance) -> ReceivedInstance | None:
         try:
             listener = self._settings.listener
-            return describe(self._inbox.data_directory, stored, listener.quiet_period_of, listener.character_set_of)
+            found = describe(self._inbox.data_directory, stored, listener.quiet_period_of, listener.character_set_of)
+        except OverBounds:
+            self._set_aside(stored.path, "header_over_bounds")
         except InvalidObject:
             self._set_aside(stored.path, "unreadable_header")
         except FileNotFoundError as error:
@@ -115,17 +151,19 @@ class Recorder:
             _log.error("object_lost", path=stored.path, error=type(error).__name__)
             self._tell_timeline("object_lost", stored.path)
         except (OSError, MemoryError) as error:
-            # Out of descriptors or memory, a network drive that is away: the object is there and acknowledged.
-            _log.warning("object_not_read", path=stored.path, error=type(error).__name__)
-            raise StoreUnavailable from None
+            # A bad block, a network drive that is away, out of descriptors: the object is there and acknowledged.
+            self._tell_unread(stored.path, error)
+            raise _Unread from None
+        else:
+            return found
         return None
 
-    def _record(self, described: list[ReceivedInstance]) -> None:
+    def _record(self, described: list[ReceivedInstance], unread: set[str]) -> None:
         if not described:
             return
         digests: dict[str, str] = {}
         try:
-            while (equal := self._write(described, digests)) is None:
+            while (equal := self._write(described, digests, unread)) is None:
                 pass
         except DBAPIError as error:
             if error.connection_invalidated or type(error).__name__ in _TRANSIENT:
@@ -151,7 +189,9 @@ class Recorder:
             # Superfluous, and looked at again at the next start.
             _log.warning("repetition_not_removed", error=type(error).__name__)
 
-    def _write(self, described: list[ReceivedInstance], digests: dict[str, str]) -> dict[str, str] | None:
+    def _write(
+        self, described: list[ReceivedInstance], digests: dict[str, str], unread: set[str]
+    ) -> dict[str, str] | None:
         """Commit the rows and return who needs none, with who has the same; or add digests that it takes: None."""
         with write(self._engine) as connection:
             store.lock_recording(connection)
@@ -167,23 +207,60 @@ class Recorder:
                 marked = [_marked(one, own, devices, digests) for one in described]
                 return intake.record_instances(connection, marked, self._clock.now(connection), held)
         # With nothing locked: to hash a long object takes seconds.
-        digests.update((path, self._digest(path)) for path in unhashed)
+        study_of = {copy.path: copy.study_instance_uid for copy in held}
+        for path in unhashed:
+            digest = self._digest(path, study_of.get(path))
+            if digest is None:
+                unread.add(path)
+            else:
+                digests[path] = digest
         # A repetition that was removed comes again when nobody could be told so.
-        described[:] = [one for one in described if one.path not in unhashed or self._is_there(one.path)]
+        described[:] = [
+            one
+            for one in described
+            if one.path not in unread and (one.path not in unhashed or self._is_there(one.path))
+        ]
         return None
 
     def _is_there(self, path: str) -> bool:
-        return (self._inbox.data_directory / path).exists()
+        try:
+            return (self._inbox.data_directory / path).exists()
+        except OSError:
+            # Nobody can say that it is not.
+            return True
 
-    def _digest(self, path: str) -> str:
+    def _digest(self, path: str, study_instance_uid: str | None) -> str | None:
+        """Return the digest of an object; empty of one with a row that cannot be read, None of any other.
+
+        Parameters
+        ----------
+        study_instance_uid
+            Of an object that has its row; None of one that has just come.
+        """
         try:
             return sha256_of(self._inbox.data_directory / path)
-        except (FileNotFoundError, InvalidObject):
-            # Taken away or damaged by hand.
+        except InvalidObject:
+            # Damaged on the disk.
             return ""
-        except OSError as error:
-            _log.warning("object_not_read", path=path, error=type(error).__name__)
-            raise StoreUnavailable from None
+        except (OSError, MemoryError) as error:
+            if study_instance_uid is None:
+                if isinstance(error, FileNotFoundError):
+                    # Taken away by hand, or a repetition that was removed.
+                    return ""
+                self._tell_unread(path, error)
+                return None
+            # The newer copy gets its row, and is compared once the older one can be read.
+            _log.error(
+                "first_copy_not_read", path=path, error=type(error).__name__, study_instance_uid=study_instance_uid
+            )
+            self._tell_timeline("first_copy_not_read", path, study_instance_uid)
+            return ""
+
+    def _tell_unread(self, path: str, error: Exception) -> None:
+        _log.error("object_not_read", path=path, error=type(error).__name__)
+        if path not in self._told:
+            self._told.add(path)
+            self._tell_timeline("object_not_read", path)
 
     def _set_aside(self, path: str, reason: str, study_instance_uid: str = "") -> None:
         try:
@@ -232,6 +309,10 @@ def _repeated(described: Sequence[ReceivedInstance], held: Sequence[Copy]) -> se
 
 class _Poisoned(WetreadError):
     """One row of a batch cannot be stored."""
+
+
+class _Unread(WetreadError):
+    """The disk does not give a file out now."""
 
 
 #: Errors after which the same rows may be stored later; all others condemn a row.

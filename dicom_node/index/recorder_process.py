@@ -20,26 +20,43 @@ from casebook.errors import StoreUnavailable
 from casebook.logs import configure_logs, get_logger
 from casebook.private_files import begin_process
 from casebook.settings import Settings
-from dicom_node.index.recorder import Recorder
+from dicom_node.index.recorder import Recorded, Recorder, RecorderEnded
 from dicom_node.storage.inbox import SharedInbox, StoredInstance
 
 _LONGEST_END_S = 10.0
+#: No packed answer begins so.
+_ENDED = b"ended"
 _log = get_logger(__name__)
 
 
 class RemoteRecorder(ABC):
     """A recorder in another process."""
 
-    def record(self, stored: Sequence[StoredInstance]) -> set[str]:
-        """Make rows and return the paths that still have none, because the database or the disk did not answer.
+    def record(self, stored: Sequence[StoredInstance]) -> Recorded:
+        """Make rows and return what still has none.
 
         Raises
         ------
         StoreUnavailable
             When there is no recorder now; a later call may find one.
+        RecorderEnded
+            When it ended while it was at work on these.
         """
-        left: set[str] = self._ask("record", list(stored))
-        return left
+        found: Recorded = self._ask("record", list(stored))
+        return found
+
+    def set_aside(self, path: str, reason: str) -> None:
+        """Move an object aside that got no row, with a static name of the reason, and write it into the timeline.
+
+        Raises
+        ------
+        StoreUnavailable
+            When there is no recorder now.
+        """
+        try:
+            self._ask("set_aside", (path, reason))
+        except RecorderEnded:
+            raise StoreUnavailable from None
 
     def touch(self, quiet_period_s_of: Mapping[str, float]) -> None:
         """Let the quiet period of received studies begin anew, each with its own length in seconds.
@@ -49,16 +66,24 @@ class RemoteRecorder(ABC):
         StoreUnavailable
             When the database does not answer, or there is no recorder now.
         """
-        self._ask("touch", dict(quiet_period_s_of))
+        try:
+            self._ask("touch", dict(quiet_period_s_of))
+        except RecorderEnded:
+            raise StoreUnavailable from None
 
     @abstractmethod
     def forward(self, question: bytes) -> bytes:
-        """Carry a question to the recorder and its answer back, both packed; empty where it could not do it."""
+        """Carry a question to the recorder and its answer back, both packed; `_ENDED` where it ended over it.
+
+        Empty where it could not do it.
+        """
 
     def _ask(self, what: str, about: object) -> Any:
         answer = self.forward(pickle.dumps((what, about)))
         if not answer:
             raise StoreUnavailable
+        if answer == _ENDED:
+            raise RecorderEnded
         return pickle.loads(answer)  # noqa: S301 - from a process of our own
 
 
@@ -93,9 +118,12 @@ class RecorderProcess(RemoteRecorder):
             try:
                 if self._connection is None:
                     self.start()
+            except (StoreUnavailable, OSError):
+                return b""
+            try:
                 return self._exchange(question)
             except StoreUnavailable:
-                return b""
+                return _ENDED
 
     def close(self) -> None:
         """End the process; what it was given and has not recorded is taken up at the next start."""
@@ -148,7 +176,10 @@ def _answer(recorder: Recorder, what: str, about: Any) -> bytes:
     try:
         if what == "record":
             return pickle.dumps(recorder.record(about))
-        recorder.touch(about)
+        if what == "set_aside":
+            recorder.set_aside(*about)
+        else:
+            recorder.touch(about)
         return pickle.dumps(None)
     except StoreUnavailable:
         return b""

@@ -4,7 +4,8 @@ import struct
 from collections.abc import Mapping
 
 from casebook.study import CodedConcept
-from dicom_node.objects.elements import ITEM, UNDEFINED, Encoding, NotUnderstood, element_at, end_of_item, tags_of, walk
+from codestreams.elements import ITEM, UNDEFINED, Encoding, NotUnderstood, element_at, end_of_item, walk
+from dicom_node.objects.tags import tags_of
 from dicom_node.objects.text import CharacterSet, descriptive_text
 
 CODE_KEYWORDS = ("CodeValue", "LongCodeValue", "URNCodeValue", "CodingSchemeDesignator", "CodeMeaning")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from casebook.errors import InvalidObject
-from dicom_node.objects.elements import EXPLICIT, NotUnderstood, element_at, walk
+from codestreams.elements import EXPLICIT, NotUnderstood, element_at, walk
 from dicom_node.objects.text import decode_ascii
 
 #: Identifies this implementation (PS3.7 D.3.3.2).

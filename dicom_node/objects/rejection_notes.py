@@ -7,11 +7,12 @@ as an identical document (PS3.3 C.17.2.1), and counts there when it arrives.
 from pathlib import Path
 from types import MappingProxyType
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from casebook.errors import InvalidObject
 from casebook.study import RejectionReason
+from codestreams.stored_file import is_trouble_of_the_machine
+from dicom_node.objects.stored_header import read_stored_header
 
 #: Document titles of the scheme DCM.
 _REASON_OF_TITLE = MappingProxyType(
@@ -22,8 +23,6 @@ _REASON_OF_TITLE = MappingProxyType(
         "113039": RejectionReason.RETENTION_EXPIRED,
     }
 )
-#: A note names UIDs and nothing else; one of this size names a hundred thousand.
-_LARGEST_NOTE_BYTES = 32 * 1024 * 1024
 
 
 def read_rejection(path: Path, study_instance_uid: str) -> tuple[RejectionReason | None, tuple[str, ...]]:
@@ -42,22 +41,24 @@ def read_rejection(path: Path, study_instance_uid: str) -> tuple[RejectionReason
 
     Raises
     ------
+    OverBounds
+        When it is too large.
     InvalidObject
         When it cannot be understood, or rejects nothing that it names.
     OSError, MemoryError
         When the disk or this machine does not give it out now.
     """
-    if path.stat().st_size > _LARGEST_NOTE_BYTES:
-        raise InvalidObject("the key object document is too large")
     try:
-        ds = dcmread(path)
+        ds = read_stored_header(path)
         reason = _reason(ds)
         return reason, () if reason is None else _rejected(ds, study_instance_uid)
-    except (InvalidObject, OSError, MemoryError):
-        # The last two say nothing about the document: it may be read a moment later.
+    except InvalidObject:
         raise
     # pydicom names no common ancestor of what damaged data makes it raise.
-    except Exception:  # noqa: BLE001
+    except Exception as error:
+        if is_trouble_of_the_machine(error):
+            # It says nothing about the document, which may be read a moment later.
+            raise
         raise InvalidObject("the key object document cannot be read") from None
 
 

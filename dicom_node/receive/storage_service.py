@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from io import BytesIO
+from typing import BinaryIO, Protocol
 
 from casebook.errors import InvalidObject, WetreadError
 from casebook.logs import get_logger
 from dicom_node.objects.file_meta import Envelope
-from dicom_node.objects.identification import identify
+from dicom_node.objects.identification import DataSet, identify
 from dicom_node.receive.backpressure import Backpressure
 from dicom_node.receive.statuses import SUCCESS, status_of
 from dicom_node.storage.disk_gate import DiskGate, Reservation
@@ -214,11 +216,19 @@ class StoreOperation:
             return
         head = self._head
         try:
-            found = identify(head, self._envelope.transfer_syntax_uid, lambda _count: head, len(head))
+            found = identify(self._data_set(len(head), lambda: nullcontext(BytesIO(head))))
         except Exception:  # noqa: BLE001 - process edge: a head that says nothing is no failure of the object
             return
         if found.sop_instance_uid == self._envelope.sop_instance_uid:
             self._index.touch(found.study_instance_uid, self._envelope.calling_ae_title)
+
+    def _data_set(self, size_bytes: int, opened: Callable[[], AbstractContextManager[BinaryIO]]) -> DataSet:
+        return DataSet(
+            head=self._head,
+            size_bytes=size_bytes,
+            transfer_syntax_uid=self._envelope.transfer_syntax_uid,
+            opened=opened,
+        )
 
     def _keep_head(self, buffers: Sequence[bytes | memoryview]) -> None:
         for buffer in buffers:
@@ -229,12 +239,8 @@ class StoreOperation:
     def _require_identity(self, incoming: IncomingInstance) -> None:
         if not incoming.size_bytes:
             raise InvalidObject("the object has no data set")
-        found = identify(
-            self._head,
-            self._envelope.transfer_syntax_uid,
-            incoming.read_back,
-            incoming.size_bytes - incoming.data_set_offset,
-        )
+        size_bytes = incoming.size_bytes - incoming.data_set_offset
+        found = identify(self._data_set(size_bytes, incoming.opened_again))
         # PS3.7 9.1.1.1: the command names the instance that the data set is.
         if found.sop_instance_uid != self._envelope.sop_instance_uid:
             raise InvalidObject("the data set names another instance than announced")

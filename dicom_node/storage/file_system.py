@@ -5,7 +5,9 @@ import errno
 import fcntl
 import os
 from collections.abc import Sequence
+from io import SEEK_CUR, SEEK_SET, RawIOBase
 from pathlib import Path
+from typing import Any
 
 from casebook.errors import StorageFull, UnsafeStorage, WetreadError
 
@@ -93,6 +95,40 @@ class FileSystem:
         """Return free bytes and free inodes for an unprivileged process; None where inodes are not counted."""
         found = os.statvfs(directory)
         return found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None
+
+
+class ReadBack(RawIOBase):
+    """A file that is being written, from a place on, for a reader that moves about in it."""
+
+    def __init__(self, files: FileSystem, descriptor: int, start: int) -> None:
+        self._files = files
+        self._descriptor = descriptor
+        self._start = start
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Whether it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Whether its place can be chosen, from its beginning or from here."""
+        return True
+
+    def tell(self) -> int:
+        """Return the place of the next byte."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = SEEK_SET) -> int:
+        """Move to a place, counted from the start or from here."""
+        self._position = max(0, offset + (self._position if whence == SEEK_CUR else 0))
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Read the next bytes."""
+        data = self._files.read(self._descriptor, len(buffer), self._start + self._position)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
 
 def write_all(files: FileSystem, descriptor: int, buffers: Sequence[bytes | memoryview]) -> int:

@@ -17,17 +17,21 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BufferedReader
 from operator import itemgetter
 from pathlib import Path
+from typing import BinaryIO
 
 from casebook.errors import InvalidObject, UnsafeStorage
 from casebook.logs import get_logger
 from casebook.mounts import kind_of_file_system
+from codestreams.stored_file import open_bytes
 from dicom_node.objects.file_meta import Envelope, build_file_meta, require_uid
 from dicom_node.storage.acknowledgements import AcknowledgementClock
 from dicom_node.storage.block_file import BlockFile, Blocks
-from dicom_node.storage.file_system import ONE_FLUSH_IS_ENOUGH, FileSystem, of_os_error, write_all
+from dicom_node.storage.file_system import ONE_FLUSH_IS_ENOUGH, FileSystem, ReadBack, of_os_error, write_all
 from dicom_node.storage.journal import Journal
 
 #: The processes of a listener that was killed hold the inbox until they have noticed.
@@ -137,28 +141,40 @@ class Inbox:
         """
         found: list[tuple[int, str, StoredInstance]] = []
         for folder in self._folders:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    relative = f"inbox/{folder.name}/{entry.name}"
-                    if relative in known or not entry.is_file(follow_symlinks=False):
-                        continue
-                    status = entry.stat(follow_symlinks=False)
-                    name = _NAME.fullmatch(entry.name)
-                    if name is None or int(name["size"], 16) != status.st_size:
-                        # Never acknowledged: an acknowledged file was flushed with its whole length, or was restored.
-                        self.set_aside(relative, "cut_short_before_acknowledgement" if name else "not_one_of_ours")
-                        continue
-                    place = int(name["place"] or "0", 16)
-                    stored = StoredInstance(
-                        path=relative,
-                        size_bytes=status.st_size,
-                        received_at=status.st_mtime,
-                        acknowledged_ns=place,
-                    )
-                    # The clock of the file system may be coarse; the number of the object is not.
-                    found.append((place or status.st_mtime_ns, name["unique"], stored))
+            try:
+                with os.scandir(folder) as entries:
+                    found += filter(None, [self._scanned(folder, entry, known) for entry in entries])
+            except OSError as error:
+                # What is not seen now, a later start sees; what comes meanwhile must not wait for the disk.
+                _log.error("folder_not_scanned", path=f"inbox/{folder.name}", error=type(error).__name__)
         for _, _, stored in sorted(found, key=itemgetter(0, 1)):
             yield stored
+
+    def _scanned(
+        self, folder: Path, entry: "os.DirEntry[str]", known: set[str]
+    ) -> tuple[int, str, StoredInstance] | None:
+        relative = f"inbox/{folder.name}/{entry.name}"
+        try:
+            if relative in known or not entry.is_file(follow_symlinks=False):
+                return None
+            status = entry.stat(follow_symlinks=False)
+            name = _NAME.fullmatch(entry.name)
+            if name is None or int(name["size"], 16) != status.st_size:
+                # Never acknowledged: an acknowledged file was flushed with its whole length, or was restored.
+                self.set_aside(relative, "cut_short_before_acknowledgement" if name else "not_one_of_ours")
+                return None
+        except OSError as error:
+            _log.error("object_not_read", path=relative, error=type(error).__name__)
+            return None
+        place = int(name["place"] or "0", 16)
+        stored = StoredInstance(
+            path=relative,
+            size_bytes=status.st_size,
+            received_at=status.st_mtime,
+            acknowledged_ns=place,
+        )
+        # The clock of the file system may be coarse; the number of the object is not.
+        return place or status.st_mtime_ns, name["unique"], stored
 
     def set_aside(self, path: str, reason: str) -> None:
         """Move a file that cannot be indexed out of the inbox, with its reason beside it; it is never lost.
@@ -215,7 +231,7 @@ class Inbox:
         if target.parent not in self._folders or not _NAME.fullmatch(target.name):
             _log.error("journal_record_not_understood")
             return False
-        is_whole = target.exists() and target.read_bytes() == content
+        is_whole = _holds(target, content)
         # Also then: after a disk error the bytes that are read may be in memory alone, and count as written there.
         temporary = target.with_name(f".{secrets.token_hex(8)}{_TEMPORARY}")
         descriptor = self.files.create(temporary)
@@ -233,10 +249,23 @@ class Inbox:
         count = 0
         for folder in self._folders:
             for path in folder.glob(f".*{_TEMPORARY}"):
-                self.files.remove(path)
-                count += 1
+                try:
+                    self.files.remove(path)
+                except OSError as error:
+                    _log.error("temporary_left_for_the_next_sweep", error=type(error).__name__)
+                else:
+                    count += 1
         if count:
             _log.warning("orphaned_temporaries_removed", count=count)
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Say whether a file is there and has this content; one that cannot be read has not."""
+    try:
+        with open_bytes(path) as file:
+            return file.read() == content
+    except OSError:
+        return False
 
 
 class SharedInbox(Inbox):
@@ -289,12 +318,19 @@ class IncomingInstance:
         except OSError as error:
             raise of_os_error(error) from None
 
-    def read_back(self, size_bytes: int) -> bytes:
-        """Read the start of the data set from the disk, when the kept head was not enough."""
+    @contextmanager
+    def opened_again(self) -> Iterator[BinaryIO]:
+        """Open the data set as written so far, at its first byte, when the kept head was not enough.
+
+        Raises
+        ------
+        StorageFull, UnsafeStorage
+            When the disk fails, also while it is read.
+        """
         file = self._require_file()
         try:
             file.settle()
-            return self._inbox.files.read(file.descriptor, size_bytes, self.data_set_offset)
+            yield BufferedReader(ReadBack(self._inbox.files, file.descriptor, self.data_set_offset))
         except OSError as error:
             raise of_os_error(error) from None
 

@@ -7,16 +7,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from io import BufferedReader
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 from pydicom import dcmread
 from sqlalchemy import Engine, select
 
 from casebook import tables
 from casebook.database import migrate, open_database, read
 from casebook.settings import ListenerSettings, Settings
+from codestreams import stored_file
 from dicom_node.index.indexer import Indexer
 from dicom_node.index.recorder import Recorder
 from dicom_node.receive.acceptor import Acceptor
@@ -196,3 +199,18 @@ def receiving(tmp_path: Path, **listener: Any) -> Iterator[Receiving]:
 def is_readable(path: Path) -> bool:
     """Whether pydicom reads a stored file."""
     return bool(dcmread(path, stop_before_pixels=True).SOPInstanceUID)
+
+
+@contextlib.contextmanager
+def failing_to_open(*paths: Path, error: int) -> Iterator[None]:
+    """Let the one place where stored files are opened fail for some of them."""
+    real = stored_file.system_open
+
+    def choosy(path: Path) -> BufferedReader:
+        if path in paths:
+            raise OSError(error, "told to fail")
+        return real(path)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stored_file, "system_open", choosy)
+        yield

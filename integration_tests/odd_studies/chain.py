@@ -32,7 +32,7 @@ from casebook.study import StudyState
 from casebook.sweeper import sweep
 from casebook.testing import FrozenClock, sqlite_database
 from casebook.wiring import Wiring
-from dicom_node.index.recorder import Recorder
+from dicom_node.index.recorder import Recorded, Recorder
 from dicom_node.objects.file_meta import Envelope
 from dicom_node.receive.storage_service import StorageService
 from dicom_node.results import send as sending
@@ -150,7 +150,7 @@ class Chain:
         """Receive studies, let the flow do everything, and say what became of each."""
         statuses = {study.study_instance_uid: self._receive(study) for study in studies}
         left = self._recorder.record(self._line.stored)
-        assert not left, "the index took an instance only later"
+        assert left == Recorded(), "the index took an instance only later"
         paths = [one.path for one in self._line.stored]
         self._line.stored.clear()
         with _peers_that_take_everything():

@@ -8,31 +8,33 @@ hold patient data.
 import errno
 import struct
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from io import SEEK_CUR, SEEK_END, BytesIO
+from functools import cache
+from io import SEEK_CUR, BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
 from pydicom import dcmread
+from pydicom._dicom_dict import DicomDictionary
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import convert_color_space
 from pydicom.pixels.utils import as_pixel_options
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID
 
-from casebook.errors import Retryable, UnreadablePixels
+from casebook.errors import InvalidObject, OverBounds, Retryable, UnreadablePixels
 from codestreams.bits import stored_bits
 from codestreams.decoding import Decoded, can_decode, decode
 from codestreams.description import Description, describe, photometric_interpretation
 from codestreams.faults import StreamFault
-from codestreams.fragments import frame_fragments, join, list_items
-from codestreams.part10 import skip_foreign_meta, without_foreign_meta
+from codestreams.fragments import frame_fragments, join, list_items, refuse_long_stream
+from codestreams.pixel_element import find_pixel_element
+from codestreams.stored_file import PlainFile, bounded, open_plain
 
 
 class Fault(StrEnum):
@@ -56,6 +58,8 @@ class Fault(StrEnum):
     TRUNCATED = StreamFault.TRUNCATED.value
     #: More bytes than the site allows for one frame.
     TOO_LARGE = "The image declares a size over the limit of this site."
+    #: More elements, bytes or sequences inside of sequences than any reader here takes.
+    HEADER_TOO_LARGE = "The header of the image is too large, or the file inflates to too much."
     #: The compressed stream declares another size than (0028,0010) and (0028,0011).
     SIZE_CONFLICT = StreamFault.SIZE_CONFLICT.value
     #: Uncompressed pixel data goes on behind the picture that the header describes.
@@ -86,14 +90,16 @@ _FOREIGN_FAULTS = (
     TypeError,
     ValueError,
     struct.error,
-    zlib.error,
 )
 
 #: Bytes of decoded pixels in one frame over which it is refused; a site sets its own.
-DEFAULT_MAX_FRAME_BYTES = 2_000_000_000
+DEFAULT_MAX_FRAME_BYTES = 64 << 20
 
-#: (7FE0,0008), (7FE0,0009), (7FE0,0010): the elements that can carry pixels.
-_PIXEL_KEYWORDS = {0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData", 0x0010: "PixelData"}
+#: The elements that can carry pixels.
+_PIXEL_KEYWORDS = ("FloatPixelData", "DoubleFloatPixelData", "PixelData")
+
+#: What is looked at without being kept is read in pieces.
+_PIECE_BYTES = 1 << 20
 
 #: (0028,0004), PS3.3 C.7.6.3.1.2; the partial and retired ones have no decoder here.
 _PHOTOMETRIC_INTERPRETATIONS = {
@@ -108,7 +114,6 @@ _PHOTOMETRIC_INTERPRETATIONS = {
 }
 #: What `convert_color_space` turns into RGB; JPEG 2000 turns its own into RGB itself.
 _LUMINANCES = frozenset({"YBR_FULL", "YBR_FULL_422"})
-_UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +165,7 @@ def open_picture(source: Path | Dataset, *, max_frame_bytes: int = DEFAULT_MAX_F
         When there is no picture in it, or none that can be decoded.
     """
     with plain_faults(Fault.BAD_HEADER):
-        picture = _from_dataset(source) if isinstance(source, Dataset) else _from_file(source, max_frame_bytes)
+        picture = _from_dataset(source) if isinstance(source, Dataset) else _from_file(source)
         _refuse_what_cannot_be(picture, max_frame_bytes)
     return picture
 
@@ -247,43 +252,53 @@ def plain_faults(otherwise: Fault) -> Iterator[None]:
             raise Retryable("There was not enough memory for an image.") from None
         except InvalidDicomError:
             raise UnreadablePixels(Fault.NOT_DICOM) from None
+        except UnreadablePixels:
+            raise
+        except OverBounds:
+            raise UnreadablePixels(Fault.HEADER_TOO_LARGE) from None
+        except InvalidObject:
+            raise UnreadablePixels(otherwise) from None
         except _FOREIGN_FAULTS:
             raise UnreadablePixels(otherwise) from None
 
 
 def read_header(path: Path, keywords: Sequence[str]) -> Dataset:
     """Read some attributes of a DICOM file, whose transfer syntax is the one of its own meta information."""
-    with path.open("rb") as opened:
-        return dcmread(without_foreign_meta(opened), stop_before_pixels=True, specific_tags=list(keywords))
+    with open_plain(path, with_pixels=False) as plain:
+        return _bounded_header(plain, keywords)
 
 
-def _from_file(path: Path, max_frame_bytes: int) -> Picture:
-    with path.open("rb") as opened:
-        file = without_foreign_meta(opened)
-        transfer_syntax_uid = _known(_own_meta(file))
-        if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
-            return _from_dataset(_inflated(file, max_frame_bytes))
-        file.seek(0)
-        header = dcmread(file, stop_before_pixels=True)
-        keyword, pixel_vr, length = _pixel_element(file, header)
-        offset = file.tell()
-        available = file.seek(0, SEEK_END) - offset
-        if length != _UNDEFINED_LENGTH:
-            available = min(available, length)
-        elif not transfer_syntax_uid.is_encapsulated:
+def _bounded_header(plain: PlainFile, keywords: Sequence[str] | None = None) -> Dataset:
+    within = bounded(plain, sequences=_sequences())
+    return dcmread(
+        within.file,
+        stop_before_pixels=True,
+        specific_tags=None if keywords is None else list(keywords),
+        defer_size=within.longest_value_bytes,
+    )
+
+
+@cache
+def _sequences() -> frozenset[int]:
+    return frozenset(tag for tag, entry in DicomDictionary.items() if entry[0] == "SQ")
+
+
+def _from_file(path: Path) -> Picture:
+    with open_plain(path, with_pixels=True) as plain:
+        header = _bounded_header(plain)
+        transfer_syntax_uid = _known(header.file_meta)
+        # dcmread stopped at the first element of the pixels, or at the end of the file.
+        found = find_pixel_element(plain.file, little_endian=bool(header.original_encoding[1]))
+        if found is None:
+            raise UnreadablePixels(Fault.NO_PIXEL_DATA)
+        if found.length is None and not transfer_syntax_uid.is_encapsulated:
             raise UnreadablePixels(Fault.BAD_HEADER)
-        source = file.getvalue() if isinstance(file, BytesIO) else path
-        return _described(header, transfer_syntax_uid, keyword, pixel_vr, source, offset, available)
-
-
-def _own_meta(file: BinaryIO) -> Dataset:
-    meta: Dataset = dcmread(file, stop_before_pixels=True, specific_tags=[], force=False).file_meta
-    return meta
+        return _described(header, transfer_syntax_uid, found.keyword, found.vr, path, found.offset, found.available)
 
 
 def _from_dataset(dataset: Dataset) -> Picture:
     transfer_syntax_uid = _known(getattr(dataset, "file_meta", Dataset()))
-    present = [keyword for keyword in _PIXEL_KEYWORDS.values() if keyword in dataset]
+    present = [keyword for keyword in _PIXEL_KEYWORDS if keyword in dataset]
     if not present:
         raise UnreadablePixels(Fault.NO_PIXEL_DATA)
     element = dataset[present[0]]
@@ -302,37 +317,6 @@ def _known(meta: Dataset) -> UID:
     if uid.is_encapsulated and not can_decode(uid):
         raise UnreadablePixels(Fault.UNKNOWN_TRANSFER_SYNTAX)
     return uid
-
-
-def _inflated(file: BinaryIO, max_frame_bytes: int) -> Dataset:
-    # PS3.5 A.5: everything after the meta information is one deflate stream. It is inflated under a limit,
-    # because a megabyte of it can hold a gigabyte of zeros.
-    file.seek(0)
-    meta = dcmread(file, stop_before_pixels=True, specific_tags=[]).file_meta
-    file.seek(132 + 12 + int(meta.FileMetaInformationGroupLength))
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    content = BytesIO(inflater.decompress(file.read(), max_frame_bytes))
-    if inflater.unconsumed_tail:
-        raise UnreadablePixels(Fault.TOO_LARGE)
-    skip_foreign_meta(content)
-    # Parsed as what it is now; the sequences and values are the same.
-    dataset = dcmread(BytesIO(content.read()), force=True)
-    dataset.file_meta = meta
-    return dataset
-
-
-def _pixel_element(file: BinaryIO, header: Dataset) -> tuple[str, str, int]:
-    # dcmread stopped at the first element of the pixels, or at the end of the file.
-    order = "<" if header.original_encoding[1] else ">"
-    start = file.read(8)
-    if len(start) < 8 or struct.unpack(f"{order}H", start[:2])[0] != 0x7FE0:
-        raise UnreadablePixels(Fault.NO_PIXEL_DATA)
-    keyword = _PIXEL_KEYWORDS[struct.unpack(f"{order}H", start[2:4])[0]]
-    # Some files change to implicit VR on their way, so the bytes are asked and not the transfer syntax.
-    if start[4:6] not in {b"OB", b"OW", b"OF", b"OD", b"UN"}:
-        return keyword, "OW", struct.unpack(f"{order}L", start[4:8])[0]  # PS3.5 A.1
-    # PS3.5 7.1.2: OB, OW, OF, OD and UN have a reserved field and a 32-bit length
-    return keyword, start[4:6].decode("ascii"), struct.unpack(f"{order}L", file.read(4))[0]
 
 
 def _described(
@@ -405,7 +389,11 @@ def _refuse_another_length(picture: Picture) -> None:
     if picture.available_bytes - needed >= max(row, 2):
         with _opened(picture) as source:
             source.seek(needed, SEEK_CUR)
-            refuse_another_picture_behind(source.read(picture.available_bytes - needed))
+            left = picture.available_bytes - needed
+            first = source.read(1)
+            while left > 1 and (piece := source.read(min(left - 1, _PIECE_BYTES))):
+                refuse_another_picture_behind(first + piece)
+                left -= len(piece)
 
 
 def refuse_too_few_bytes(available: int, needed: int) -> None:
@@ -470,6 +458,7 @@ def _encapsulated_frames(picture: Picture, indices: Sequence[int] | None, *, raw
         items = list_items(source, picture.available_bytes)
         streams = frame_fragments(source, items, picture.frame_count, _extended_offsets(picture.header))
         for index in range(picture.frame_count) if indices is None else indices:
+            refuse_long_stream(streams[index], picture.described)
             content = join(source, streams[index])
             decoded = decode(content, picture.transfer_syntax_uid, picture.described)
             yield decoded.values if raw else _as_decoded(decoded, picture)
@@ -500,6 +489,6 @@ def _opened(picture: Picture) -> Iterator[BinaryIO]:
         file.seek(picture.offset)
         yield file
         return
-    with picture.source.open("rb") as file:
-        file.seek(picture.offset)
-        yield file
+    with open_plain(picture.source, with_pixels=True) as plain:
+        plain.file.seek(picture.offset)
+        yield plain.file

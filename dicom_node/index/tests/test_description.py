@@ -4,7 +4,7 @@ import io
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from pydicom import dcmread
@@ -18,7 +18,7 @@ from casebook.study import CodedConcept, ReceivedInstance
 from dicom_node.index import description
 from dicom_node.index.description import MATCHING_KEYWORDS, describe
 from dicom_node.objects.file_meta import Envelope
-from dicom_node.objects.identification import identify
+from dicom_node.objects.identification import DataSet, identify
 from dicom_node.storage.inbox import Inbox, StoredInstance
 from dicom_node.tests.wire import CT, EXPLICIT
 
@@ -62,6 +62,15 @@ def encoded(dataset: Dataset, syntax: str) -> bytes:
         deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
         content = deflater.compress(content) + deflater.flush()
     return content
+
+
+def a_data_set(content: bytes, syntax: str = EXPLICIT, head: bytes | None = None) -> DataSet:
+    return DataSet(
+        head=content if head is None else head,
+        size_bytes=len(content),
+        transfer_syntax_uid=syntax,
+        opened=lambda: io.BytesIO(content),
+    )
 
 
 def land(tmp_path: Path, content: bytes, syntax: str = EXPLICIT, uid: str = "1.2.3.4") -> StoredInstance:
@@ -110,7 +119,7 @@ def test_an_object_without_its_uids_is_refused_before_it_is_acknowledged(keyword
     content = encoded(dataset, EXPLICIT)
 
     with pytest.raises(InvalidObject):
-        identify(content, EXPLICIT, lambda count: content[:count], len(content))
+        identify(a_data_set(content))
 
 
 def test_the_uids_are_found_behind_a_long_private_header() -> None:
@@ -118,25 +127,20 @@ def test_the_uids_are_found_behind_a_long_private_header() -> None:
     dataset.add_new(0x00090010, "LO", "VENDOR")
     dataset.add_new(0x00091001, "OB", bytes(200_000))
     content = encoded(dataset, EXPLICIT)
-    asked = []
 
-    def read_back(count: int) -> bytes:
-        asked.append(count)
-        return content[:count]
-
-    found = identify(content[:16384], EXPLICIT, read_back, len(content))
+    found = identify(a_data_set(content, head=content[:16384]))
 
     assert found.study_instance_uid == "1.2.3"
-    assert asked
 
 
 def test_the_uids_are_found_without_reading_back_in_the_usual_case() -> None:
     content = encoded(a_dataset(), EXPLICIT) + b"\xe0\x7f\x10\x00OW\x00\x00" + (1 << 20).to_bytes(4, "little")
 
-    def read_back(count: int) -> bytes:
-        raise AssertionError(count)
+    def opened() -> NoReturn:
+        raise AssertionError("read back")
 
-    assert identify(content, EXPLICIT, read_back, len(content) + (1 << 20)).sop_instance_uid == "1.2.3.4"
+    data_set = replace(a_data_set(content), size_bytes=len(content) + (1 << 20), opened=opened)
+    assert identify(data_set).sop_instance_uid == "1.2.3.4"
 
 
 def test_a_private_sequence_of_unknown_vr_is_stepped_over(tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ import contextlib
 import errno
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import select
@@ -22,10 +22,10 @@ from casebook.testing import FrozenClock
 from dicom_node.index import indexer, recorder
 from dicom_node.index.description import describe
 from dicom_node.index.indexer import MAX_LAG_S, Indexer
-from dicom_node.index.recorder import Recorder
+from dicom_node.index.recorder import Recorded, Recorder, RecorderEnded
 from dicom_node.storage.inbox import Inbox, StoredInstance
 from dicom_node.storage.tests.test_inbox import an_envelope
-from dicom_node.tests.receiving import a_database, a_settings, data_set_bytes
+from dicom_node.tests.receiving import a_database, a_settings, data_set_bytes, failing_to_open
 from dicom_node.tests.wire import data_set
 
 
@@ -163,23 +163,128 @@ def test_a_repetition_that_cannot_be_removed_holds_up_nobody(bench: Bench, monke
     assert bench.indexer.lag_s == 0.0
 
 
-def test_a_repetition_waits_while_the_first_file_cannot_be_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.land()
+FAILURES = pytest.mark.parametrize("error", [errno.EIO, errno.EACCES, errno.ENOENT])
+
+
+@FAILURES
+def test_a_repetition_whose_first_copy_cannot_be_read_gets_its_row_uncompared_and_holds_up_nobody(
+    bench: Bench, error: int
+) -> None:
+    first = bench.land()
     bench.indexer.index_waiting()
-    bench.land(content=data_set(pixels=b"other"))
+    again = bench.land()
+    bystander = bench.land("1.2.3.5")
 
-    def fail(_path: Path) -> str:
-        raise OSError(errno.EIO, "told to fail")
+    with failing_to_open(bench.inbox.data_directory / first.path, error=error):
+        bench.indexer.index_waiting()
 
-    with monkeypatch.context() as patched:
-        patched.setattr(recorder, "sha256_of", fail)
-        with pytest.raises(StoreUnavailable):
+    assert bench.indexer.keeps_up
+    assert {row.path: row.status for row in bench.rows()} == {
+        first.path: "current",
+        again.path: "unclassed",
+        bystander.path: "current",
+    }
+    assert _actions(bench).count("first_copy_not_read") == 1
+    with read(bench.engine) as connection:
+        assert [row.subject for row in connection.execute(select(tables.job.c.subject))] == [again.path]
+
+
+@FAILURES
+def test_a_repetition_is_never_taken_for_an_equal_one_while_neither_copy_can_be_read(bench: Bench, error: int) -> None:
+    first = bench.land()
+    bench.indexer.index_waiting()
+    again = bench.land()
+    both = [bench.inbox.data_directory / one.path for one in (first, again)]
+
+    with failing_to_open(*both, error=error):
+        bench.indexer.index_waiting()
+
+    assert bench.indexer.keeps_up
+    assert all(path.exists() for path in both)
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES])
+def test_an_object_that_cannot_be_read_waits_alone_and_gets_its_row_in_the_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("dicom_node.index.indexer.time.monotonic", lambda: now[0])
+    stored = [bench.land(f"1.2.3.{number}") for number in range(3)]
+
+    with failing_to_open(bench.inbox.data_directory / stored[1].path, error=error):
+        for _ in range(3):
             bench.indexer.index_waiting()
-    assert len(bench.rows()) == 1
+            now[0] += 60.0
+            assert bench.indexer.keeps_up
+    assert [row.path for row in bench.rows()] == [stored[0].path, stored[2].path]
+    assert _actions(bench).count("object_not_read") == 1
 
     bench.indexer.index_waiting()
 
-    assert len(bench.rows()) == 2
+    assert {row.path for row in bench.rows()} == {one.path for one in stored}
+
+
+class DyingRecorder(Recorder):
+    """A recorder that ends over some objects, as one in a process of its own does."""
+
+    poison: frozenset[str] = frozenset()
+    batches: ClassVar[list[int]] = []
+
+    def record(self, stored: Sequence[StoredInstance]) -> Recorded:
+        self.batches.append(len(stored))
+        if self.poison & {one.path for one in stored}:
+            raise RecorderEnded
+        return super().record(stored)
+
+
+@pytest.fixture
+def dying(bench: Bench) -> DyingRecorder:
+    records = DyingRecorder(bench.inbox, bench.engine, bench.settings)
+    records.batches.clear()
+    bench.indexer = Indexer(bench.inbox, records, bench.settings)
+    return records
+
+
+def test_an_object_over_which_the_recorder_ends_is_found_by_halves_and_set_aside(
+    bench: Bench, dying: DyingRecorder
+) -> None:
+    stored = [bench.land(f"1.2.3.{number}") for number in range(40)]
+    dying.poison = frozenset({stored[7].path, stored[23].path})
+
+    while bench.indexer.index_waiting():
+        assert bench.indexer.keeps_up
+
+    assert {row.path for row in bench.rows()} == {one.path for one in stored} - dying.poison
+    for path in dying.poison:
+        reason = (bench.inbox.refused_directory / Path(path).name).with_suffix(".dcm.reason")
+        assert reason.read_text() == "recorder_ended_over_it\n"
+    assert len(dying.batches) < 40
+    assert _actions(bench).count("object_set_aside") == 2
+
+
+def test_what_comes_while_the_recorder_is_searched_does_not_wait_for_it(bench: Bench, dying: DyingRecorder) -> None:
+    stored = [bench.land(f"1.2.3.{number}") for number in range(16)]
+    dying.poison = frozenset({stored[3].path})
+    bench.indexer.index_waiting()
+
+    late = bench.land("1.2.4")
+    for _ in range(2):
+        bench.indexer.index_waiting()
+
+    assert late.path in {row.path for row in bench.rows()}
+
+
+def test_an_object_is_not_set_aside_because_somebody_killed_the_recorder_once(
+    bench: Bench, dying: DyingRecorder
+) -> None:
+    stored = bench.land()
+    dying.poison = frozenset({stored.path})
+    bench.indexer.index_waiting()
+    dying.poison = frozenset()
+
+    bench.indexer.index_waiting()
+
+    assert [row.path for row in bench.rows()] == [stored.path]
 
 
 def test_nothing_is_lost_while_the_database_does_not_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,13 +423,15 @@ def test_a_file_that_cannot_be_read_for_a_moment_gets_its_row_later_and_holds_up
             raise error
         return real(folder, one, *asked)
 
+    now = [100.0]
+    monkeypatch.setattr("dicom_node.index.indexer.time.monotonic", lambda: now[0])
     with monkeypatch.context() as patched:
         patched.setattr(recorder, "describe", choosy)
         for _ in range(2):
-            with pytest.raises(StoreUnavailable):
-                bench.indexer.index_waiting()
+            bench.indexer.index_waiting()
+            now[0] += 60.0
         assert [row.path for row in bench.rows()] == [stored[0].path, stored[2].path]
-        assert bench.indexer.lag_s > 0.0
+        assert bench.indexer.keeps_up
 
     assert bench.indexer.index_waiting() == 1
     assert {row.path for row in bench.rows()} == {one.path for one in stored}

@@ -14,6 +14,7 @@ from casebook import tables
 from casebook.database import read
 from casebook.errors import StoreUnavailable
 from casebook.settings import Settings
+from dicom_node.index.recorder import Recorded, RecorderEnded
 from dicom_node.index.recorder_process import RecorderProcess
 from dicom_node.storage.inbox import Inbox, StoredInstance
 from dicom_node.storage.tests.test_inbox import an_envelope
@@ -68,7 +69,7 @@ def child(records: RecorderProcess) -> psutil.Process:
 def test_objects_get_their_rows(settings: Settings, inbox: Inbox, records: RecorderProcess) -> None:
     stored = [land(inbox, f"1.2.3.{number}") for number in range(3)]
 
-    assert records.record(stored) == set()
+    assert records.record(stored) == Recorded()
 
     assert paths(settings) == [one.path for one in stored]
 
@@ -76,7 +77,7 @@ def test_objects_get_their_rows(settings: Settings, inbox: Inbox, records: Recor
 def test_what_cannot_be_understood_is_set_aside(inbox: Inbox, records: RecorderProcess) -> None:
     poison = land(inbox, "1.2.3.4", b"\xff" * 1000)
 
-    assert records.record([poison]) == set()
+    assert records.record([poison]) == Recorded()
 
     assert (inbox.refused_directory / Path(poison.path).name).exists()
 
@@ -85,7 +86,7 @@ def test_what_the_database_refuses_is_named(settings: Settings, inbox: Inbox, re
     stored = land(inbox, "1.2.3.4")
     take_the_database_away(settings)
 
-    assert records.record([stored]) == {stored.path}
+    assert records.record([stored]) == Recorded(refused=frozenset({stored.path}))
 
 
 def test_a_study_is_touched(settings: Settings, inbox: Inbox, records: RecorderProcess) -> None:
@@ -111,9 +112,9 @@ def test_a_recorder_that_ended_is_started_again(settings: Settings, inbox: Inbox
     stored = land(inbox, "1.2.3.4")
     child(records).kill()
 
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(RecorderEnded):
         records.record([stored])
-    assert records.record([stored]) == set()
+    assert records.record([stored]) == Recorded()
 
     assert paths(settings) == [stored.path]
 
@@ -123,7 +124,7 @@ def test_signals_to_the_whole_service_do_not_end_it(settings: Settings, inbox: I
         child(records).send_signal(number)
     stored = land(inbox, "1.2.3.4")
 
-    assert records.record([stored]) == set()
+    assert records.record([stored]) == Recorded()
     assert paths(settings) == [stored.path]
 
 
@@ -151,8 +152,8 @@ def test_objects_that_two_recorders_get_keep_one_row_and_their_file(
     stored = [land(inbox, f"1.2.3.{number}") for number in range(3)]
     with contextlib.closing(RecorderProcess(settings)) as other:
         other.start()
-        assert records.record(stored) == set()
-        assert other.record(stored) == set()
+        assert records.record(stored) == Recorded()
+        assert other.record(stored) == Recorded()
 
     assert paths(settings) == [one.path for one in stored]
     assert all((settings.data_directory / one.path).exists() for one in stored)

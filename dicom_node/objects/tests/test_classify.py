@@ -216,7 +216,7 @@ def test_an_error_that_a_parser_makes_of_damage_is_a_verdict(
     def fail(*_arguments: object, **_options: object) -> None:
         raise error
 
-    monkeypatch.setattr("dicom_node.objects.classify.dcmread", fail)
+    monkeypatch.setattr("dicom_node.objects.stored_header.dcmread", fail)
 
     assert verdict(tmp_path, an_image(), an_image(_renamed)) == (False, "first_copy_unreadable")
 
@@ -268,7 +268,7 @@ def test_a_copy_that_cannot_be_read_for_a_moment_is_compared_later(
     def fail(*_arguments: object, **_options: object) -> None:
         raise error
 
-    monkeypatch.setattr("dicom_node.objects.classify.dcmread", fail)
+    monkeypatch.setattr("dicom_node.objects.stored_header.dcmread", fail)
 
     with pytest.raises(Retryable):
         verdict(tmp_path, an_image(), an_image(_renamed))
@@ -280,7 +280,7 @@ def test_pixels_that_cannot_be_read_for_a_moment_are_compared_later(
     def fail(*_arguments: object, **_options: object) -> None:
         raise OSError(errno.ESTALE, "told to fail")
 
-    monkeypatch.setattr("dicom_node.objects.classify.iter_pixels", fail)
+    monkeypatch.setattr("dicom_node.objects.classify.get_decoder", fail)
 
     with pytest.raises(Retryable):
-        verdict(tmp_path, an_image(), an_image(_renamed))
+        verdict(tmp_path, an_image(), an_image(_implicit))

@@ -109,7 +109,7 @@ def test_a_note_that_cannot_be_read_for_a_moment_is_not_taken_for_one_that_rejec
     def fail(_path: Path) -> None:
         raise error
 
-    monkeypatch.setattr("dicom_node.objects.rejection_notes.dcmread", fail)
+    monkeypatch.setattr("dicom_node.objects.rejection_notes.read_stored_header", fail)
 
     with pytest.raises(type(error)):
         read_rejection(path, STUDY)

@@ -5,14 +5,16 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from pydicom import dcmread
 
 from casebook.errors import InvalidObject, StorageFull, UnsafeStorage
+from codestreams import stored_file
 from dicom_node.objects.file_meta import Envelope, build_file_meta, read_file_meta
 from dicom_node.storage.block_file import BLOCK_BYTES, SMALL_FILE_BYTES
-from dicom_node.storage.inbox import Inbox, SharedInbox
+from dicom_node.storage.inbox import Inbox, SharedInbox, StoredInstance
 from dicom_node.tests.receiving import FailingDisk, data_set_bytes
 from dicom_node.tests.wire import CT, EXPLICIT, data_set
 
@@ -158,6 +160,64 @@ def test_a_scan_finds_what_has_no_row_in_the_order_of_arrival(tmp_path: Path) ->
         paths.append(incoming.commit().path)
 
     assert [one.path for one in inbox.scan({paths[2]})] == [paths[0], paths[1], paths[3], paths[4]]
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES, errno.ENOENT])
+def test_a_start_goes_past_a_folder_that_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    with contextlib.closing(Inbox(tmp_path)) as inbox:
+        stored = [_landed(inbox, f"1.2.3.{number}") for number in range(20)]
+        bad = (tmp_path / stored[0].path).parent
+        real = os.scandir
+
+        def choosy(path: Path) -> object:
+            if path == bad:
+                raise OSError(error, "told to fail")
+            return real(path)
+
+        monkeypatch.setattr("dicom_node.storage.inbox.os.scandir", choosy)
+
+        found = {one.path for one in inbox.scan(set())}
+
+    assert found == {one.path for one in stored if (tmp_path / one.path).parent != bad}
+
+
+def test_a_start_goes_past_a_file_that_can_neither_be_used_nor_moved(tmp_path: Path) -> None:
+    disk = FailingDisk()
+    with contextlib.closing(Inbox(tmp_path, disk)) as inbox:
+        stored = _landed(inbox, "1.2.3.4")
+        (tmp_path / stored.path).with_name("foreign.dcm").write_bytes(b"x")
+        disk.fails_at, disk.error = "rename", errno.EIO
+
+        assert [one.path for one in inbox.scan(set())] == [stored.path]
+
+
+def _landed(inbox: Inbox, uid: str) -> StoredInstance:
+    incoming = inbox.incoming(an_envelope(uid))
+    incoming.write([data_set(uid)])
+    return incoming.commit()
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES])
+def test_a_file_that_cannot_be_read_is_restored_from_the_journal(
+    journalled: tuple[Inbox, FailingDisk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    inbox, _ = journalled
+    incoming = inbox.incoming(an_envelope())
+    incoming.write([data_set()])
+    stored = incoming.commit()
+    incoming.complete()
+    os.close(inbox._owner)
+    inbox._owner = -1
+
+    def fail(_path: Path) -> NoReturn:
+        raise OSError(error, "told to fail")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stored_file, "system_open", fail)
+        with contextlib.closing(Inbox(tmp_path)):
+            assert data_set_bytes(tmp_path / stored.path) == data_set()
 
 
 def test_a_file_that_a_power_cut_shortened_is_set_aside_with_its_reason(tmp_path: Path) -> None:

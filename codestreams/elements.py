@@ -1,39 +1,31 @@
 """The elements of a data set where they lie: a walk that takes only the wanted ones (PS3.5 7).
 
-It never looks at pixels; what it does not understand goes to pydicom (identification.py).
+It never looks at pixels; what it does not understand, its caller may give to a reader that forgives more.
 """
 
 import struct
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pydicom.datadict import tag_for_keyword
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
+from codestreams.bounds import HEADER_BOUNDS
 
-from casebook.errors import InvalidObject
-
-LONGEST_HEADER_BYTES = 64 * 1024 * 1024
-
-
-def tags_of(keywords: Sequence[str]) -> dict[int, str]:
-    """Return the keyword by its tag."""
-    return {int(tag_for_keyword(keyword) or 0): keyword for keyword in keywords}
-
-
+#: PS3.5 A.1 to A.3 and A.5.
+IMPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
 #: Value representations with a 32-bit length after two reserved bytes (PS3.5 7.1.2).
-_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 #: All others (PS3.5 table 6.2-1).
-_SHORT_VRS = frozenset(
+SHORT_VRS = frozenset(
     {
         b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS",
         b"ST", b"TM", b"UI", b"UL", b"US",
     }
 )  # fmt: skip
 UNDEFINED = 0xFFFFFFFF
-ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 FIRST_PIXEL_TAG = 0x7FE00000
-_DEEPEST_SEQUENCE = 16
+#: The elements that can carry pixels: Float Pixel Data, Double Float Pixel Data, Pixel Data.
+PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 
 
 class NeedMoreBytes(Exception):
@@ -63,16 +55,16 @@ def _encoding(*, implicit: bool, big_endian: bool) -> Encoding:
     )
 
 
-_IMPLICIT = _encoding(implicit=True, big_endian=False)
+IMPLICIT = _encoding(implicit=True, big_endian=False)
 EXPLICIT = _encoding(implicit=False, big_endian=False)
 _EXPLICIT_BIG_ENDIAN = _encoding(implicit=False, big_endian=True)
 
 
 def encoding_of(transfer_syntax_uid: str) -> Encoding:
     """Say how the elements of a transfer syntax are laid out."""
-    if transfer_syntax_uid == ImplicitVRLittleEndian:
-        return _IMPLICIT
-    return _EXPLICIT_BIG_ENDIAN if transfer_syntax_uid == ExplicitVRBigEndian else EXPLICIT
+    if transfer_syntax_uid == IMPLICIT_LITTLE_ENDIAN:
+        return IMPLICIT
+    return _EXPLICIT_BIG_ENDIAN if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else EXPLICIT
 
 
 def walk(
@@ -105,7 +97,7 @@ def walk(
                 group, element, vr, length = read_header(data, position)
                 tag = group << 16 | element
                 value_at = position + 8
-                if vr not in _SHORT_VRS:
+                if vr not in SHORT_VRS:
                     tag, value_at, length = element_at(data, position, encoding)
             else:
                 tag, value_at, length = element_at(data, position, encoding)
@@ -123,7 +115,7 @@ def walk(
                 if position > end:
                     raise NeedMoreBytes
                 value = bytes(data[value_at:position])
-                found[keyword] = _both(found[keyword], value) if keyword in found else value
+                found[keyword] = both(found[keyword], value) if keyword in found else value
     except struct.error:
         raise (NotUnderstood if whole else NeedMoreBytes) from None
     except NeedMoreBytes:
@@ -135,7 +127,7 @@ def walk(
     raise NeedMoreBytes
 
 
-def _both(one: bytes, other: bytes) -> bytes:
+def both(one: bytes, other: bytes) -> bytes:
     """Return the value of an element that stands there twice, against PS3.5 7.1: two values where they differ.
 
     One reader would take the first and the next one the last, so neither may be chosen here.
@@ -154,9 +146,9 @@ def element_at(data: bytes | memoryview, position: int, encoding: Encoding) -> t
         (length,) = encoding.long_length.unpack_from(data, position + 4)
         return tag, position + 8, length
     _, _, vr, length = encoding.explicit_header.unpack_from(data, position)
-    if vr in _SHORT_VRS:
+    if vr in SHORT_VRS:
         return tag, position + 8, length
-    if vr not in _LONG_VRS:
+    if vr not in LONG_VRS:
         raise NotUnderstood
     (length,) = encoding.long_length.unpack_from(data, position + 8)
     return tag, position + 12, length
@@ -165,16 +157,16 @@ def element_at(data: bytes | memoryview, position: int, encoding: Encoding) -> t
 def _inside(data: bytes | memoryview, position: int, encoding: Encoding) -> Encoding:
     # PS3.5 6.2.2: a value of unknown VR and undefined length is a sequence in implicit VR little endian.
     is_unknown = not encoding.implicit and bytes(data[position + 4 : position + 6]) == b"UN"
-    return _IMPLICIT if is_unknown else encoding
+    return IMPLICIT if is_unknown else encoding
 
 
 def _skip_undefined(data: bytes | memoryview, position: int, encoding: Encoding, depth: int) -> int:
     """Return the offset after a sequence of undefined length (PS3.5 7.5)."""
-    if depth > _DEEPEST_SEQUENCE:
+    if depth > HEADER_BOUNDS.deepest_sequence:
         raise NotUnderstood
     while True:
         tag, position, length = element_at(data, position, encoding)
-        if tag == _SEQUENCE_END:
+        if tag == SEQUENCE_END:
             return position
         if tag != ITEM:
             raise NotUnderstood
@@ -188,24 +180,9 @@ def end_of_item(data: bytes | memoryview, position: int, encoding: Encoding, dep
     """Return the offset after the delimiter of an item of undefined length (PS3.5 7.5.1)."""
     while True:
         tag, value_at, length = element_at(data, position, encoding)
-        if tag == _ITEM_END:
+        if tag == ITEM_END:
             return value_at
         if length == UNDEFINED:
             position = _skip_undefined(data, value_at, _inside(data, position, encoding), depth + 1)
         else:
             position = value_at + length
-
-
-def inflate(data: bytes) -> bytes:
-    """Inflate the header of a deflated data set (PS3.5 A.5).
-
-    Raises
-    ------
-    InvalidObject
-        When the bytes are no deflate stream.
-    """
-    # The limit is against bombs; the header is far shorter.
-    try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, LONGEST_HEADER_BYTES)
-    except zlib.error:
-        raise InvalidObject("the deflated data set cannot be inflated") from None
