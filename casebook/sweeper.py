@@ -1,7 +1,9 @@
 """The sweep: expired leases, quiet studies and waiting queues. Any node may run it, any number may run at once."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy.exc import OperationalError
 
@@ -68,11 +70,17 @@ def _settle(wiring: Wiring, study_instance_uid: str) -> bool:
         return False
 
 
-def sweep_until(wiring: Wiring, stop: threading.Event) -> None:
-    """Sweep again and again until told to stop; a database that is away is tried again."""
+def sweep_until(wiring: Wiring, stop: threading.Event, sweep_once: Callable[[], object] | None = None) -> None:
+    """Sweep again and again until told to stop; a database that is away is tried again.
+
+    Parameters
+    ----------
+    sweep_once
+        Stands around one sweep; None: nothing does.
+    """
     while not stop.is_set():
         try:
-            sweep(wiring)
+            (sweep_once or partial(sweep, wiring))()
         except Exception as error:  # noqa: BLE001 - the process edge of the sweep: the next one may succeed
             _log.error("sweep_failed", exc_info=error)
         stop.wait(wiring.settings.queue.sweep_interval_s)

@@ -87,6 +87,9 @@ def serve(
             state="fast" if is_fast() else "stock",
             count=settings.listener.processes,
         )
+        parts: dict[str, _Lives] = {"acceptor": acceptor, "indexer": indexer, "journal": inbox.journal}
+        if children is not None:
+            parts["receiving_process"] = children
         if settings.stow is not None:
             # Loaded where it is used: an HTTP server that nobody asks would cost 9 MiB.
             from dicom_node.receive.stow import StowServer
@@ -94,10 +97,10 @@ def serve(
             stow = StowServer(settings.stow, storage_service, register)
             stack.callback(stow.stop)
             stow.start()
+            parts["stow"] = stow
         if on_ready is not None:
             on_ready(acceptor.port)
-        parts: dict[str, _Lives] = {"acceptor": acceptor, "indexer": indexer, "journal": inbox.journal}
-        _wait_for(stop, parts if children is None else parts | {"receiving_process": children})
+        _wait_for(stop, parts)
     _log.info("listener_stopped")
 
 

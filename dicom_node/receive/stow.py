@@ -306,6 +306,11 @@ class StowServer:
         #: The bound port, once started.
         self.port = settings.port
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are answered."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Answer requests from now on.
 
