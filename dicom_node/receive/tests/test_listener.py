@@ -6,11 +6,12 @@ import resource
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -27,9 +28,12 @@ from sqlalchemy.exc import OperationalError
 from casebook import intake, tables
 from casebook.database import write
 from casebook.errors import InvalidObject, WetreadError
+from casebook.settings import StowSettings
 from dicom_node.index import indexer, recorder
 from dicom_node.receive import acceptor, associations, listener, listener_main
 from dicom_node.receive.listener import serve
+from dicom_node.receive.stow import StowServer
+from dicom_node.storage.journal import Journal
 from dicom_node.tests.receiving import Receiving, a_database, a_settings, data_set_bytes, receiving, until
 from dicom_node.tests.wire import (
     CT,
@@ -436,14 +440,25 @@ def test_an_association_whose_thread_cannot_start_takes_no_place(
         wire.release()
 
 
-@pytest.mark.parametrize("name", ["acceptor", "indexer"])
+async def _serves_nobody(self: StowServer) -> None:
+    self._ready.set()
+
+
+@pytest.mark.parametrize("name", ["acceptor", "indexer", "journal", "stow"])
 def test_a_listener_that_lost_a_thread_ends_instead_of_looking_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(listener, "_HEARTBEAT_S", 0.05)
-    owner, place = (acceptor.Acceptor, "_accept") if name == "acceptor" else (indexer.Indexer, "_run")
-    monkeypatch.setattr(owner, place, lambda _self: None)
+    places: dict[str, tuple[type, str, Callable[..., Any]]] = {
+        "acceptor": (acceptor.Acceptor, "_accept", lambda _self: None),
+        "indexer": (indexer.Indexer, "_run", lambda _self: None),
+        "journal": (Journal, "_run", lambda _self: None),
+        "stow": (StowServer, "_serve", _serves_nobody),
+    }
+    monkeypatch.setattr(*places[name])
     settings = a_settings(tmp_path)
+    if name == "stow":
+        settings = settings.model_copy(update={"stow": StowSettings(port=0, token=SecretStr("0123456789abcdef"))})
     engine = a_database(settings)
 
     with pytest.raises(WetreadError, match="a part of the listener"):
