@@ -136,9 +136,12 @@ def _in_mid_work(site: Hospital, whom: str, stop: Callable[[], None], gone: Call
     seeds = range(10, 13)
     if whom in {"listener", "receiver"}:
         # Images are on the wire.
+        former = site.process("listener")
+
         def mended() -> None:
             gone()
-            _wait_for_the_listener(site)
+            # Without one of its processes it ends as well.
+            site.wait_for_another("listener", former)
 
         return site.send_through(seeds, stop, mended)
     if whom.startswith("io"):
@@ -164,10 +167,6 @@ def _victim(site: Hospital, whom: str) -> psutil.Process:
     recorders = [one for one in children if "dicom_node.index.recorder_process" in one.cmdline()]
     receivers = [one for one in children if one not in recorders]
     return recorders[0] if role == "recorder" else receivers[0]
-
-
-def _wait_for_the_listener(site: Hospital) -> None:
-    foreign.wait_until(lambda: site.present("listener"), what="a listener", timeout_s=60.0)
 
 
 def _send_when_it_receives(site: Hospital, seed: int) -> list[str]:
