@@ -66,6 +66,13 @@ PROOFS = {
         tests=["integration_tests/test_embedded_flow.py", "-k", "kill", "-m", "slow or prove"],
         required_n=6 * 3 + 3 + 1,
     ),
+    "hangs": Proof(
+        shows="SIGSTOP of any process, a hung job, a broken device, a silent database: recovered in hard limit + 30 s.",
+        # Eight processes, two hung readings and a broken device on SQLite and on PostgreSQL; a database that falls
+        # silent for a moment or longer; a pause of everybody; the samples of `make test`.
+        tests=["integration_tests/test_hangs.py", "-m", "slow or prove"],
+        required_n=(8 + 2 + 1) * 2 + 2 + 4,
+    ),
     "fuzz": Proof(
         shows="10,000 damaged associations, 2,000 damaged requests each answered in time: no crash, nothing leaked.",
         command=["-m", "benchmarks.prove_receive", "fuzz"],

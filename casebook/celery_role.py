@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,24 +20,30 @@ from billiard.process import current_process
 from celery import Celery, current_app, shared_task, signals
 from sqlalchemy.exc import DBAPIError
 
-from casebook import presence, queue
+from casebook import queue
 from casebook.case import Job
 from casebook.errors import LostLease, WetreadError
 from casebook.flow import STEPS
+from casebook.heartbeat import Heartbeat
 from casebook.logs import configure_logs, get_logger
 from casebook.pipelines import Pipeline
 from casebook.private_files import begin_process
 from casebook.runner import Body, Gate, Runner, keep_lease
 from casebook.settings import Settings, load_settings
 from casebook.wakeups import LOOK_TASK, build_app, queue_name, remove_damaged, waker
+from casebook.watchdog import ExitCode, Watchdog, kernel_timer, start_vital
 from casebook.wiring import Wiring, wire
 
 #: Seconds a job in hand may go on after the role was told to stop; then it is given back, uncounted.
 GIVE_BACK_AFTER_S = 20.0
 #: Tells a child to take no further job. Celery gives its children SIGTERM only to end them at once.
 _STOP_SIGNAL = signal.SIGUSR2
+#: Steps after whose unforeseen errors the process ends: what a fault left on the device meets every later study.
+_ENDS_ITS_PROCESS = frozenset({"read"})
 #: Seconds between two looks of a parent at its children, and of a child at its parent; leases outlast it by far.
 _LOOK_AT_FAMILY_S = 0.5
+#: Names of the threads of billiard's pool.
+_POOL_THREADS = ("_worker_handler", "_task_handler", "_result_handler")
 _BODIES_KEY = "wetread_bodies"
 _GATES_KEY = "wetread_gates"
 _log = get_logger()
@@ -86,6 +94,7 @@ def look(queue_name: str) -> None:
         return
     try:
         child.runner.drain(queue_name)
+        child.progressed()
     except DBAPIError as error:
         # The sweeper wakes us again; leases that could not be given back expire.
         _log.error("look_failed", queue=queue_name, exc_info=error)
@@ -94,24 +103,64 @@ def look(queue_name: str) -> None:
 class Child:
     """What a child process holds: its runner and the job in hand."""
 
-    def __init__(self, wiring: Wiring, bodies: Mapping[str, Body], gates: Mapping[str, Gate] | None = None) -> None:
-        """Take the wiring of this process, and the bodies and gates of its queue."""
+    def __init__(
+        self,
+        wiring: Wiring,
+        bodies: Mapping[str, Body],
+        gates: Mapping[str, Gate] | None = None,
+        *,
+        heartbeat: Heartbeat | None = None,
+        watchdog: Watchdog | None = None,
+        leave: Callable[[int], Any] = os._exit,
+    ) -> None:
+        """Take the wiring of this process, the bodies and gates of its queue, and who watches it.
+
+        Parameters
+        ----------
+        heartbeat
+            Told how it gets on.
+        watchdog
+            Ends the process with a job that does not end.
+        leave
+            Ends the process.
+        """
         self._wiring = wiring
+        self._heartbeat = heartbeat
+        self._watchdog = watchdog or Watchdog(wiring.settings.queue.hard_limit_s)
+        self._leave = leave
         self._job: Job | None = None
         self._idle = threading.Event()
         self._idle.set()
-        self.runner = Runner(wiring, bodies, heartbeat=self._hold, gates=gates)
+        self.runner = Runner(wiring, bodies, heartbeat=self._hold, gates=gates, broke=self._end_with_the_step)
+
+    def progressed(self, job_id: int | None = None) -> None:
+        """Say that the process gets on: with this job, or, without one, that nothing is due."""
+        if self._heartbeat is not None:
+            self._heartbeat.progressed(job_id)
 
     @contextmanager
     def _hold(self, wiring: Wiring, job: Job) -> Iterator[None]:
         self._job = job
         self._idle.clear()
+        self.progressed(job.id)
         try:
-            with keep_lease(wiring, job):
+            # The watchdog around it all: also the end of the lease's thread may have to wait for the database.
+            with (
+                self._watchdog.watch(job=job.id, step=job.step, study_instance_uid=job.study_instance_uid) as watched,
+                keep_lease(wiring, job, watched.lose),
+            ):
                 yield
         finally:
             self._job = None
             self._idle.set()
+            self.progressed()
+
+    def _end_with_the_step(self, job: Job) -> None:
+        if job.step not in _ENDS_ITS_PROCESS:
+            return
+        code = ExitCode.STEP_BROKE
+        _log.error("process_ended_itself", reason=code.name.lower(), exit_code=int(code), step=job.step, job=job.id)
+        self._leave(code)
 
     def stop(self, *, give_back_after_s: float = GIVE_BACK_AFTER_S, leave: Callable[[int], Any] = os._exit) -> None:
         """Finish the job in hand, or give it back when that takes too long, and take no other."""
@@ -126,6 +175,11 @@ class Child:
         if not self._idle.wait(give_back_after_s):
             self._give_back(leave)
         leave(0)
+
+    def withdraw(self) -> None:
+        """Say that this process ends as it was told to."""
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
 
     def _give_back(self, leave: Callable[[int], Any]) -> None:
         job = self._job
@@ -173,7 +227,13 @@ def _start_child(**_: object) -> None:
         os.kill(os.getppid(), signal.SIGTERM)
         os._exit(1)
     parent = current_process()._parent_pid  # noqa: SLF001 - os.getppid() may already name another one
-    threading.Thread(target=_wait_for_the_end, args=(_here.child, parent), name="stop", daemon=True).start()
+    start_vital(partial(_wait_for_the_end, _here.child, parent), name="stop")
+
+
+@signals.worker_process_shutdown.connect
+def _withdraw_child(**_: object) -> None:
+    if _here.child is not None:
+        _here.child.withdraw()
 
 
 def _build_child(app: Celery, role: str) -> Child:
@@ -190,11 +250,14 @@ def _build_child(app: Celery, role: str) -> Child:
             warm(settings, wiring.pipelines)
             facts["models"] = ", ".join(sorted({pipeline.model for pipeline in wiring.pipelines}))
     gates: dict[str, Gate] = {step: _function_at(place)[1] for step, place in app.conf[_GATES_KEY].items()}
-    presence.announce(settings, role, facts)
+    heartbeat = Heartbeat(wiring, role, queue=role, facts=facts)
+    watchdog = Watchdog(settings.queue.hard_limit_s, timer=kernel_timer)
+    watchdog.start()
+    heartbeat.start()
     _log.info("role_started", queue=role, pid=os.getpid())
     # Work may have waited for this process; the next wake-up could be a sweep away.
     wiring.wake(role)
-    return Child(wiring, bodies, gates)
+    return Child(wiring, bodies, gates, heartbeat=heartbeat, watchdog=watchdog)
 
 
 def _function_at(place: str) -> tuple[ModuleType, Any]:
@@ -233,20 +296,29 @@ _parent = _Parent()
 @signals.worker_ready.connect
 def _remember_pool(sender: Any, **_: object) -> None:
     _parent.pool = sender.pool
-    threading.Thread(target=_end_with_a_lost_child, name="lost-child", daemon=True).start()
+    start_vital(_end_with_a_lost_child, name="lost-child")
 
 
 def _end_with_a_lost_child() -> None:
-    """End the whole role when a child dies; whoever started the role starts it again.
+    """End the whole role when a child dies, or a thread that gives it work; whoever started it starts it again.
 
     On a broker without an event loop (``filesystem://``) idle children wait for work under one lock. A child that is
     killed there takes the lock with it, and neither its siblings nor its successor ever get a task.
     """
     first = set(_parent.pool.info["processes"])
+    threads = _threads_of(_parent.pool)
     while not _parent.stopping.wait(_LOOK_AT_FAMILY_S):
-        if set(_parent.pool.info["processes"]) != first and not _parent.stopping.is_set():
-            _log.error("child_lost")
+        lost = set(_parent.pool.info["processes"]) != first
+        ended = [one.name for one in threads if not one.is_alive()]
+        if (lost or ended) and not _parent.stopping.is_set():
+            _log.error("child_lost" if lost else "pool_thread_ended", state=", ".join(ended))
             os._exit(1)
+
+
+def _threads_of(pool: Any) -> list[threading.Thread]:
+    """Return the threads of billiard without which no child gets work or is noticed; none on an event loop."""
+    found = (getattr(pool._pool, name, None) for name in _POOL_THREADS)  # noqa: SLF001 - billiard has no question for it
+    return [one for one in found if isinstance(one, threading.Thread) and one.ident is not None]
 
 
 @signals.worker_shutting_down.connect
@@ -255,10 +327,20 @@ def _stop_children(**_: object) -> None:
     # Without this a child would go on until its queue is empty.
     if _parent.pool is None:
         return
-    # A child that still starts has not blocked the signal and would die of it; it holds no job either.
-    ready = {one.pid for one in presence.present(load_settings())}
-    for pid in ready.intersection(_parent.pool.info["processes"]):
-        try:
-            os.kill(pid, _STOP_SIGNAL)
-        except ProcessLookupError:
-            continue
+    for pid in _parent.pool.info["processes"]:
+        # A child that still starts has not blocked the signal and would die of it; it holds no job either.
+        if _blocks_the_stop_signal(pid):
+            try:
+                os.kill(pid, _STOP_SIGNAL)
+            except ProcessLookupError:
+                continue
+
+
+def _blocks_the_stop_signal(pid: int) -> bool:
+    # Read from the kernel and not from the database, which may be what we end for.
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    blocked = next((line.split()[1] for line in lines if line.startswith("SigBlk:")), "0")
+    return bool(int(blocked, 16) >> (_STOP_SIGNAL - 1) & 1)

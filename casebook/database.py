@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 
 from casebook.errors import SchemaMismatch, UnsafeStorage
 from casebook.mounts import MOUNTS, kind_of_file_system
@@ -21,11 +21,28 @@ _MAX_WAL_BYTES = 64 * 1024 * 1024
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "gpfs", "lustre", "ceph", "fuse.sshfs", "9p", "afs"}
 )
+#: What the server gives up by itself.
 _POSTGRESQL_OPTIONS = "-c lock_timeout=5s -c statement_timeout=30s -c idle_in_transaction_session_timeout=30s"
+#: What this side gives up when nothing comes from the server any more.
+_LONGEST_ANSWER_S = 35.0
+_POSTGRESQL_NETWORK: dict[str, Any] = {
+    "connect_timeout": 5,
+    # A server whose machine or network is gone is noticed while nobody waits for it, too.
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
 
 
-def open_database(url: str) -> Engine:
+def open_database(url: str, *, longest_answer_s: float = _LONGEST_ANSWER_S) -> Engine:
     """Return an engine whose every connection is durable: a commit that returned survives a crash.
+
+    Parameters
+    ----------
+    longest_answer_s
+        Seconds after which a connection counts as lost whose server says nothing; SQLite has no server.
 
     Raises
     ------
@@ -34,15 +51,7 @@ def open_database(url: str) -> Engine:
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(
-            parsed,
-            pool_pre_ping=True,
-            pool_size=2,
-            max_overflow=4,
-            pool_recycle=1800,
-            hide_parameters=True,
-            connect_args={"options": _POSTGRESQL_OPTIONS},
-        )
+        return _open_postgresql(parsed, longest_answer_s)
     if parsed.database and parsed.database != ":memory:":
         refuse_network_file_system(Path(parsed.database))
         _keep_private(Path(parsed.database))
@@ -58,6 +67,29 @@ def _keep_private(path: Path) -> None:
     for each in (path, *(one for one in beside if one.exists())):
         if each.parent.is_dir():
             private_file(each)
+
+
+def _open_postgresql(url: URL, longest_answer_s: float) -> Engine:
+    # Loaded where it is used: the embedded database needs no driver of a server.
+    from casebook import bounded_connection
+
+    engine = create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=2,
+        max_overflow=4,
+        pool_recycle=1800,
+        hide_parameters=True,
+        # What a site writes into its URL wins.
+        connect_args={key: url.query.get(key, value) for key, value in _POSTGRESQL_NETWORK.items()}
+        | {"options": _POSTGRESQL_OPTIONS},
+    )
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> Any:
+        return bounded_connection.connect(longest_answer_s, *arguments, **options)
+
+    return engine
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -1,13 +1,12 @@
 """Does jobs: claim, run the body under a heartbeat, commit the outcome under the fence."""
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 import structlog
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from casebook import flow, queue
 from casebook.case import Case, Job
@@ -15,6 +14,7 @@ from casebook.errors import LostLease, StoreUnavailable, WetreadError
 from casebook.logs import get_logger
 from casebook.outcomes import Cleared, Held, Outcome
 from casebook.settings import Settings
+from casebook.watchdog import start_vital
 from casebook.wiring import Wiring
 
 Body = Callable[[Case, Settings], Outcome]
@@ -23,10 +23,21 @@ Gate = Callable[[Case, Settings], Cleared | Held]
 Heartbeat = Callable[[Wiring, Job], AbstractContextManager[None]]
 Pause = Callable[[float], bool]
 
-_LEASE_EXPIRED_EXIT_CODE = 70
 #: Seconds between two tries to commit a finished result while the database is away.
 _COMMIT_PAUSE_S = 1.0
 _log = get_logger()
+
+
+class _Broken(Exception):
+    """A body ended with an error nobody foresaw."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+def _nothing(_job: Job) -> None:
+    """Go on."""
 
 
 class Runner:
@@ -39,6 +50,7 @@ class Runner:
         heartbeat: Heartbeat | None = None,
         pause: Pause | None = None,
         gates: Mapping[str, Gate] | None = None,
+        broke: Callable[[Job], None] | None = None,
     ) -> None:
         """Take what to do for each step, by name.
 
@@ -50,7 +62,10 @@ class Runner:
             Waits some seconds between two tries to commit; True when this worker was told to stop.
         gates
             What has to clear a step first, by its name.
+        broke
+            Told after an attempt was counted whose body ended with an error nobody foresaw.
         """
+        self._broke = broke or _nothing
         self._gates = gates or {}
         self._wiring = wiring
         self._bodies = bodies
@@ -93,6 +108,12 @@ class Runner:
             raise
         except WetreadError as error:
             self.fail(job, error)
+        except _Broken as broken:
+            _log.error("step_failed", exc_info=broken.error)
+            try:
+                self.fail(job, broken.error)
+            finally:
+                self._broke(job)
         except Exception as error:  # noqa: BLE001 - the process edge of a step: any failure is one attempt
             _log.error("step_failed", exc_info=error)
             self.fail(job, error)
@@ -105,7 +126,13 @@ class Runner:
         if isinstance(cleared, Held):
             return cleared
         self.begin(job, cleared)
-        return self._bodies[job.step](case, self._wiring.settings)
+        body = self._bodies[job.step]
+        try:
+            return body(case, self._wiring.settings)
+        except WetreadError:
+            raise
+        except Exception as error:
+            raise _Broken(error) from error
 
     # What follows are the transactions of a job, one a method: between two of them a process may die.
 
@@ -202,31 +229,30 @@ def is_away(error: DBAPIError) -> bool:
 
 
 @contextmanager
-def keep_lease(wiring: Wiring, job: Job) -> Iterator[None]:
-    """Renew the lease every third of its length; end the process when a job runs past the hard limit.
+def keep_lease(wiring: Wiring, job: Job, lost: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Renew the lease every third of its length.
 
-    A job that hangs (a driver that never returns) cannot be stopped from inside; ending the process gives the
-    lease back by expiry and the supervisor starts a fresh worker.
+    Parameters
+    ----------
+    lost
+        Told when another worker may have the job.
     """
     stop = threading.Event()
-    limits = wiring.settings.queue
-    started = time.monotonic()
+    lease_s = wiring.settings.queue.lease_s
 
     def beat() -> None:
-        while not stop.wait(limits.lease_s / 3):
-            if time.monotonic() - started > limits.hard_limit_s:
-                _log.error("job_hung", job=job.id, step=job.step)
-                os._exit(_LEASE_EXPIRED_EXIT_CODE)
+        while not stop.wait(lease_s / 3):
             try:
                 with wiring.write() as connection:
-                    queue.renew(connection, job, lease_until=wiring.clock.now(connection) + limits.lease_s)
+                    queue.renew(connection, job, lease_until=wiring.clock.now(connection) + lease_s)
             except LostLease:
+                _log.warning("lease_lost", job=job.id, step=job.step, fence=job.fence)
+                lost()
                 return
-            except (DBAPIError, StoreUnavailable):
+            except (SQLAlchemyError, StoreUnavailable):
                 _log.warning("lease_not_renewed", job=job.id)
 
-    thread = threading.Thread(target=beat, name=f"lease-{job.id}", daemon=True)
-    thread.start()
+    thread = start_vital(beat, name=f"lease-{job.id}")
     try:
         yield
     finally:

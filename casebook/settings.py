@@ -66,7 +66,8 @@ class QueueSettings(_Frozen):
     lease_s: float = Field(default=60.0, gt=0)
     """Seconds after which a job whose worker went silent is given to another."""
     hard_limit_s: float = Field(default=900.0, gt=0)
-    """Seconds after which a job's worker stops renewing its lease and ends itself."""
+    """Seconds a job may take, and a sweep: then its process ends itself and is started again, and the job is tried
+    again. A process that is stopped (SIGSTOP, a debugger) is replaced after as long, or after 30 s if that is less."""
     sweep_interval_s: float = Field(default=1.0, gt=0)
     """Seconds between two sweeps."""
     max_attempts: int = Field(default=5, ge=1)

@@ -1,7 +1,9 @@
 """The sweep: expired leases, quiet studies and waiting queues. Any node may run it, any number may run at once."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy.exc import OperationalError
 
@@ -91,12 +93,24 @@ def _settle(wiring: Wiring, study_instance_uid: str) -> bool:
         return False
 
 
-def sweep_until(wiring: Wiring, stop: threading.Event) -> None:
-    """Sweep again and again until told to stop; a database that is away is tried again."""
-    clock_leaps = Leaps(clock=wiring.clock)
+def sweep_until(
+    wiring: Wiring, stop: threading.Event, watched: Callable[[Callable[[], object]], object] | None = None
+) -> None:
+    """Sweep again and again until told to stop; a database that is away is tried again.
+
+    Parameters
+    ----------
+    watched
+        Called with each sweep, which it does; None: nothing stands around it.
+    """
+    once = partial(sweep, wiring, Leaps(clock=wiring.clock))
     while not stop.is_set():
         try:
-            sweep(wiring, clock_leaps)
+            (watched or _unwatched)(once)
         except Exception as error:  # noqa: BLE001 - the process edge of the sweep: the next one may succeed
             _log.error("sweep_failed", exc_info=error)
         stop.wait(wiring.settings.queue.sweep_interval_s)
+
+
+def _unwatched(once: Callable[[], object]) -> None:
+    once()

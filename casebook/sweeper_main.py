@@ -2,14 +2,16 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 
-from casebook import presence
+from casebook.heartbeat import Heartbeat
 from casebook.logs import configure_logs, get_logger
 from casebook.private_files import begin_process
 from casebook.settings import load_settings
 from casebook.sweeper import sweep_until
 from casebook.wakeups import build_app, waker
+from casebook.watchdog import Watchdog, kernel_timer
 from casebook.wiring import wire
 
 
@@ -26,10 +28,20 @@ def main() -> None:
     signal.signal(signal.SIGINT, on_signal)
     settings = load_settings()
     wiring = wire(wake=waker(build_app(settings, name="sweeper"), settings))
-    presence.announce(settings, "sweeper")
+    heartbeat = Heartbeat(wiring, "sweeper")
+    watchdog = Watchdog(settings.queue.hard_limit_s, timer=kernel_timer)
+    watchdog.start()
+    heartbeat.start()
     get_logger().info("role_started")
-    sweep_until(wiring, stop)
-    presence.withdraw(settings, "sweeper")
+
+    def watched(once: Callable[[], object]) -> None:
+        # A broker that takes every byte and says nothing must not hold it for ever.
+        with watchdog.watch(step="sweep"):
+            once()
+        heartbeat.progressed()
+
+    sweep_until(wiring, stop, watched)
+    heartbeat.stop()
 
 
 if __name__ == "__main__":

@@ -257,6 +257,27 @@ attempt = Table(
     Index(None, "ended_at"),
 )
 
+# Who runs, on every machine: a row per process, which it writes again while it lives.
+presence = Table(
+    "presence",
+    metadata,
+    Column("id", _BIG, primary_key=True, autoincrement=True),
+    Column("role", String(16), nullable=False),
+    Column("host", String(64), nullable=False),
+    Column("pid_namespace", _BIG, nullable=False),
+    Column("pid", Integer, nullable=False),
+    # When the process was created; tells it from a later one with the same pid.
+    Column("born_ticks", _BIG, nullable=False),
+    Column("queue", String(32), nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("seen_at", Float, nullable=False),
+    Column("progressed_at", Float, nullable=False),
+    # No foreign key: a job may go while somebody still has it in hand.
+    Column("job_id", _BIG),
+    Column("facts", Text, nullable=False),
+    UniqueConstraint("host", "pid_namespace", "pid"),
+)
+
 # One row: which machine this installation is, whatever the number of its nodes.
 installation = Table(
     "installation",

@@ -10,16 +10,14 @@ from typing import Any
 
 import click
 
-from casebook import presence
-from casebook.presence import Presence
 from casebook.settings import Settings
 from casebook.study import StudyState
 from casebook.wiring import wire
+from console import roles
 from console.options import directories
 from console.overview import Overview, overview
+from console.roles import Roles
 from console.screen import say
-
-_ROLES = ("listener", "sweeper", "io", "gpu")
 
 
 @click.command
@@ -32,7 +30,7 @@ def status(*, as_json: bool, config_directory: Path | None, data_directory: Path
     with wiring.read() as connection:
         now = wiring.clock.now(connection)
         facts = overview(connection, now=now)
-    found = presence.present(settings)
+        found = roles.roles_at(connection, now=now)
     attention = _attention(settings, facts, found)
     if as_json:
         say(json.dumps(_as_dict(settings, facts, found, attention, now)))
@@ -41,16 +39,9 @@ def status(*, as_json: bool, config_directory: Path | None, data_directory: Path
     sys.exit(1 if attention else 0)
 
 
-def _attention(settings: Settings, facts: Overview, found: tuple[Presence, ...]) -> list[str]:
+def _attention(settings: Settings, facts: Overview, found: Roles) -> list[str]:
     needs = [f"{facts.counts[state]} {state}" for state in (StudyState.HELD, StudyState.DEAD) if state in facts.counts]
-    running = {one.role for one in found}
-    supervisors = [one for one in found if one.role == presence.SUPERVISOR]
-    if supervisors:
-        wanted = {name for one in supervisors for name in one.facts.get("roles", "").split()}
-        needs += [f"{role} does not work" for role in _ROLES if role in wanted - running]
-    elif not running and settings.database.url is None:
-        # With a database server the roles may well run on other machines.
-        needs.append("nothing runs here: wetread up")
+    needs += roles.attention(found, is_embedded=settings.database.url is None)
     needs += _of_stored_files(facts)
     if shutil.disk_usage(settings.data_directory).free < settings.listener.min_free_bytes:
         needs.append("the disk is full: images are refused")
@@ -76,15 +67,13 @@ def _images(count: int) -> str:
     return f"{count} received {'image' if count == 1 else 'images'}"
 
 
-def _in_words(
-    settings: Settings, facts: Overview, found: tuple[Presence, ...], attention: list[str], now: float
-) -> str:
+def _in_words(settings: Settings, facts: Overview, found: Roles, attention: list[str], now: float) -> str:
     version = importlib.metadata.version("wetread")
-    supervisor = next((one for one in found if one.role == presence.SUPERVISOR), None)
-    up = f"up {_duration(now - supervisor.ready_at)}" if supervisor else "down"
-    roles = "   ".join(_role(role, facts, found) for role in _ROLES)
+    up = roles.supervisors(found.known)
+    since = f"up {_duration(now - min(one.started_at for one in up))}" if up else "down"
+    each = "   ".join(roles.in_words(role, found, facts.read_s) for role in roles.ROLES)
     lines = [
-        f"wetread {version}   {up}   {roles}   {_disk(settings, facts)}",
+        f"wetread {version}   {since}   {each}   {_disk(settings, facts)}",
         (
             f"last hour   received {facts.received_studies} studies ({facts.received_images:,} images)   "
             f"drafted {facts.drafted}   delivered {facts.delivered}   closed {facts.closed}"
@@ -120,19 +109,6 @@ def _now(facts: Overview) -> str:
     )
 
 
-def _role(role: str, facts: Overview, found: tuple[Presence, ...]) -> str:
-    here = [one for one in found if one.role == role]
-    if not here:
-        return f"{role} -"
-    if role == "listener":
-        return f"listener ok (port {here[0].facts.get('port', '?')})"
-    if role == "gpu":
-        speed = [] if facts.read_s is None else [f"{facts.read_s:.2f} s/study"]
-        said = ", ".join([*filter(None, [here[0].facts.get("models")]), *speed])
-        return f"gpu ok ({said})" if said else "gpu ok"
-    return f"{role} ok"
-
-
 def _disk(settings: Settings, facts: Overview) -> str:
     disk = shutil.disk_usage(settings.data_directory)
     used = f"disk {100 * disk.used / disk.total:.0f} %"
@@ -148,14 +124,12 @@ def _duration(seconds: float) -> str:
     return f"{whole // 86400} d {clock}" if whole >= 86400 else clock
 
 
-def _as_dict(
-    settings: Settings, facts: Overview, found: tuple[Presence, ...], attention: list[str], now: float
-) -> dict[str, Any]:
+def _as_dict(settings: Settings, facts: Overview, found: Roles, attention: list[str], now: float) -> dict[str, Any]:
     disk = shutil.disk_usage(settings.data_directory)
     return {
         "version": importlib.metadata.version("wetread"),
         "at": now,
-        "roles": [dataclasses.asdict(one) for one in found],
+        "roles": [dataclasses.asdict(one) for one in found.known],
         "overview": dataclasses.asdict(facts),
         "disk": {"total_bytes": disk.total, "free_bytes": disk.free},
         "attention": attention,

@@ -1,17 +1,26 @@
-"""Start every role of one machine, restart what dies, end everything on SIGTERM."""
+"""Start every role of one machine, restart what dies or stays stopped, end everything on SIGTERM."""
 
+import fcntl
+import os
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
+from sqlalchemy.exc import SQLAlchemyError
 
-from casebook import database, presence
+from casebook import presence
+from casebook.errors import UnsafeStorage
+from casebook.heartbeat import Heartbeat
 from casebook.logs import get_logger
 from casebook.settings import CONFIG_DIRECTORY_VARIABLE, Settings, inherited_environment
+from casebook.wiring import Wiring, wire
+from console.stopped import StoppedProcesses
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
@@ -20,6 +29,10 @@ _STEADY_AFTER_S = 60.0
 #: Seconds the roles have to end by themselves; jobs in hand are given back before (`celery_role.GIVE_BACK_AFTER_S`).
 GRACE_S = 30.0
 _POLL_S = 0.1
+#: Seconds for which a process may be stopped (SIGSTOP, a debugger) before it is killed and started again.
+LONGEST_STOP_S = 30.0
+#: Seconds between two looks at every process that the roles have started.
+_LOOK_AT_FAMILY_S = 1.0
 _log = get_logger()
 
 
@@ -57,6 +70,7 @@ class Supervisor:
         self._settings = settings
         self._children = [_Child(role=role) for role in roles]
         self._grace_s = grace_s
+        self._stopped = StoppedProcesses(longest_s=min(LONGEST_STOP_S, settings.queue.hard_limit_s))
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -78,35 +92,47 @@ class Supervisor:
         """
         names = [child.role.name for child in self._children]
         part = "" if {role.name for role in ROLES} <= set(names) else "-".join(sorted(names))
-        with presence.sole_supervisor(self._settings, part):
-            presence.forget_the_dead(self._settings)
-            self._migrate()
-            presence.announce(self._settings, presence.SUPERVISOR, {"roles": " ".join(names)})
+        with sole_supervisor(self._settings, part):
+            wiring = self._open()
+            heartbeat = Heartbeat(wiring, presence.SUPERVISOR, facts={"roles": " ".join(names)})
+            heartbeat.start()
             try:
-                self._watch(on_ready)
+                self._watch(wiring, on_ready)
             finally:
-                self._end_all()
-                presence.withdraw(self._settings, presence.SUPERVISOR)
+                self._end_all(wiring)
+                heartbeat.stop()
+                wiring.engine.dispose()
 
-    def _migrate(self) -> None:
-        engine = database.open_database(self._settings.database_url)
-        try:
-            database.migrate(engine)
-        finally:
-            engine.dispose()
+    def _open(self) -> Wiring:
+        return wire(self._settings.config_directory, self._settings.data_directory, migrate=True)
 
-    def _watch(self, on_ready: Callable[[tuple[presence.Presence, ...]], None]) -> None:
+    def _watch(self, wiring: Wiring, on_ready: Callable[[tuple[presence.Presence, ...]], None]) -> None:
         told = False
+        looked_at = 0.0
         while not self._stopping.is_set():
             now = time.monotonic()
             for child in self._children:
                 self._look_after(child, now)
-            if not told:
-                found = presence.present(self._settings)
-                if {child.role.name for child in self._children} <= {one.role for one in found}:
-                    on_ready(found)
-                    told = True
+            if now - looked_at > _LOOK_AT_FAMILY_S:
+                looked_at = now
+                self._stopped.look(_family(os.getpid()))
+            if not told and (found := self._ready(wiring)):
+                on_ready(found)
+                told = True
             self._stopping.wait(_POLL_S)
+
+    def _ready(self, wiring: Wiring) -> tuple[presence.Presence, ...]:
+        """Return the processes once every role has one; none before, nor while the database is away."""
+        try:
+            with wiring.read() as connection:
+                found = presence.present(connection, now=wiring.clock.now(connection))
+        except SQLAlchemyError:
+            return ()
+        here = [one for one in found if presence.is_here(one)]
+        me = next((one for one in here if one.pid == os.getpid()), None)
+        # What is left of an earlier supervisor started before us.
+        ours = tuple(one for one in here if me is not None and one.started_at >= me.started_at)
+        return ours if {child.role.name for child in self._children} <= {one.role for one in ours} else ()
 
     def _look_after(self, child: _Child, now: float) -> None:
         if child.process is None:
@@ -126,7 +152,6 @@ class Supervisor:
         _log.error("role_ended", state=child.role.name, exit_code=status, wait_s=child.pause_s)
         child.process = None
         _back_off(child, now)
-        presence.forget_the_dead(self._settings)
 
     def _start(self, child: _Child, now: float) -> None:
         settings = self._settings
@@ -144,7 +169,7 @@ class Supervisor:
             ),
         )
 
-    def _end_all(self) -> None:
+    def _end_all(self, wiring: Wiring) -> None:
         running = [child.process for child in self._children if child.process is not None]
         # Whatever a role started ends with it, also where the role has to be killed.
         families = [one for process in running for one in _family(process.pid)]
@@ -163,6 +188,12 @@ class Supervisor:
                 one.kill()
             except psutil.NoSuchProcess:
                 continue
+        try:
+            with wiring.write() as connection:
+                presence.withdraw_all(connection, {one.pid for one in (*running, *families)})
+        except SQLAlchemyError as error:
+            # Then they are silent for those who look from elsewhere, until this machine starts again.
+            _log.warning("heartbeat_not_written", exc_info=error)
 
 
 def _back_off(child: _Child, now: float) -> None:
@@ -175,3 +206,32 @@ def _family(pid: int) -> list[psutil.Process]:
         return list(psutil.Process(pid).children(recursive=True))
     except psutil.NoSuchProcess:
         return []
+
+
+@contextmanager
+def sole_supervisor(settings: Settings, part: str = "") -> Iterator[None]:
+    """Hold the data directory against a second supervisor; the lock ends with the process, however it ends.
+
+    Parameters
+    ----------
+    part
+        Names the roles of a supervisor that runs only some: it leaves room for others, on this and other hosts.
+
+    Raises
+    ------
+    UnsafeStorage
+        When another supervisor holds it.
+    """
+    folder = settings.data_directory / "run"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    name = f"lock.{socket.gethostname()}.{part}" if part else "lock"
+    descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise UnsafeStorage(f"{settings.data_directory}: another `wetread up` works in this data directory.") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)

@@ -107,7 +107,9 @@ class Hospital:
 
     def present(self, role: str) -> list[presence.Presence]:
         """Return the ready processes of a role: its children, where it has children."""
-        return [one for one in presence.present(self.wiring.settings) if one.role == role]
+        with self.wiring.read() as connection:
+            found = presence.present(connection, now=self.wiring.clock.now(connection))
+        return [one for one in found if one.role == role]
 
     def process(self, role: str, *, parent: bool = False) -> psutil.Process:
         """Wait for a ready process of a role, or for its parent, and return it."""

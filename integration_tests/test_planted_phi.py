@@ -45,6 +45,7 @@ CONTENT_COLUMNS = {
     "audit": set(),
     "output": {"content"},
     "rejection": set(),
+    "presence": set(),
     "instance": {"attributes", "header", "modality"},
 }
 

@@ -21,6 +21,7 @@ from casebook.pipelines import Pipeline
 from casebook.reading import InstanceReference, Provenance, Reading
 from casebook.settings import Settings
 from casebook.study import CompletionReason, Demographic, Instance, StudyHeader
+from casebook.watchdog import go_on
 from worker.reader import prompts
 from worker.reader.consistency import find_contradiction
 from worker.reader.decode import open_picture
@@ -113,6 +114,8 @@ def read_with(
 
     Raises
     ------
+    LostLease
+        When another worker has the study by now.
     Retryable
         When the storage does not answer.
     """
@@ -127,11 +130,13 @@ def read_with(
     shown = _show(instances, writer.entry, settings)
     if isinstance(shown, Refused):
         return shown
+    go_on()
     draft = writer.write(shown.images, writer.entry.prompts.draft[pipeline.language])
     try:
         refuse_unusable(draft, pipeline.language)
     except ModelRefused as error:
         return Refused(reason="unusable_draft", detail=str(error))
+    go_on()
     sections = order_impression(split_report(draft.text), preset.checks, pipeline.language)
     answers = arrange(
         preset.checks,
@@ -231,6 +236,7 @@ def _candidates(
     left_out: list[Skipped] = []
     animal = ""
     for instance in instances:
+        go_on()
         uid, path = instance.sop_instance_uid, settings.data_directory / instance.path
         what = why_no_picture(instance.sop_class_uid)
         if what:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from casebook import database
 from casebook.errors import SchemaMismatch, UnsafeStorage
 from casebook.testing import empty_postgresql
 from integration_tests.foreign import refuse_or_skip
+from integration_tests.swallowing_proxy import SwallowingProxy, swallowing_proxy
 
 
 def test_the_revision_of_this_program_is_the_head_of_its_migrations(sqlite: Engine) -> None:
@@ -174,3 +176,79 @@ def test_the_first_schema_can_be_taken_back(tmp_path: Path) -> None:
 
     assert database.current_revision(engine) == ""
     engine.dispose()
+
+
+def test_a_lost_network_to_postgresql_is_noticed_by_tcp(postgresql: Engine) -> None:
+    with database.read(postgresql) as connection:
+        driver = connection.connection.dbapi_connection
+        assert driver is not None
+        found = driver.info.get_parameters()
+
+    assert (found["connect_timeout"], found["keepalives_idle"], found["tcp_user_timeout"]) == ("5", "10", "20000")
+
+
+def test_a_url_may_state_other_limits(postgresql: Engine) -> None:
+    url = postgresql.url.update_query_dict({"connect_timeout": "7"})
+    engine = database.open_database(url.render_as_string(hide_password=False))
+    with database.read(engine) as connection:
+        driver = connection.connection.dbapi_connection
+        assert driver is not None
+        assert driver.info.get_parameters()["connect_timeout"] == "7"
+    engine.dispose()
+
+
+@pytest.fixture
+def through_proxy(postgresql: Engine) -> Iterator[tuple[SwallowingProxy, Engine]]:
+    """An engine whose server is behind a proxy that can swallow every byte; it waits for an answer for half a second."""
+    with swallowing_proxy(postgresql.url.host or "", postgresql.url.port or 5432) as proxy:
+        url = postgresql.url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+        engine = database.open_database(url, longest_answer_s=0.5)
+        yield proxy, engine
+        engine.dispose()
+
+
+def test_a_server_that_falls_silent_without_a_word_is_an_error_and_the_next_connection_is_a_new_one(
+    through_proxy: tuple[SwallowingProxy, Engine],
+) -> None:
+    proxy, engine = through_proxy
+    with database.write(engine) as connection:
+        connection.execute(text("SELECT 1"))
+
+    def ask() -> None:
+        with database.write(engine) as connection:
+            connection.execute(text("SELECT 1"))
+            # The server is gone from here on, and nobody says so: a failover that sends no reset.
+            proxy.swallow()
+            connection.execute(text("SELECT 2"))
+
+    with pytest.raises(OperationalError) as raised:
+        ask()
+    assert raised.value.connection_invalidated
+
+    # The server that took over answers to who connects anew.
+    proxy.let_new_ones_through()
+    with database.write(engine) as connection:
+        assert connection.execute(text("SELECT 3")).scalar_one() == 3
+
+
+def test_a_commit_that_is_never_answered_is_an_error(through_proxy: tuple[SwallowingProxy, Engine]) -> None:
+    proxy, engine = through_proxy
+
+    def commit() -> None:
+        with database.write(engine) as connection:
+            connection.execute(text("SELECT 1"))
+            proxy.swallow()
+
+    with pytest.raises(OperationalError):
+        commit()
+
+
+def test_a_kept_connection_whose_server_is_gone_is_replaced(through_proxy: tuple[SwallowingProxy, Engine]) -> None:
+    proxy, engine = through_proxy
+    with database.write(engine) as connection:
+        connection.execute(text("SELECT 1"))
+    proxy.swallow()
+    proxy.let_new_ones_through()
+
+    with database.read(engine) as connection:
+        assert connection.execute(text("SELECT 3")).scalar_one() == 3

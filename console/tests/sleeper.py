@@ -3,13 +3,13 @@
 import signal
 import threading
 
-from casebook import presence
-from casebook.settings import load_settings
+from casebook.heartbeat import Heartbeat
+from casebook.wiring import wire
 
 
 def main() -> None:
     """Be present until told to stop."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    presence.announce(load_settings(), "sleeper")
+    Heartbeat(wire(), "sleeper").start()
     stop.wait()

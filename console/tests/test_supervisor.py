@@ -5,18 +5,20 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from sqlalchemy.exc import OperationalError
 
-from casebook import presence
+from casebook import database, presence
 from casebook.errors import UnsafeStorage
 from casebook.presence import Presence
-from casebook.settings import SHIPPED_CONFIG_DIRECTORY, Settings, load_settings
-from console.supervisor import Role, Supervisor
+from casebook.settings import SHIPPED_CONFIG_DIRECTORY, QueueSettings, Settings, load_settings
+from console.supervisor import Role, Supervisor, sole_supervisor
 
 SLEEPER = Role(name="sleeper", module="console.tests.sleeper")
 BROKEN = Role(name="broken", module="console.tests.no_such_module")
@@ -43,7 +45,7 @@ class Running:
         self.ready.set()
 
     def sleepers(self) -> list[int]:
-        return [one.pid for one in presence.present(self.settings) if one.role == "sleeper"]
+        return [one.pid for one in present(self.settings) if one.role == "sleeper"]
 
     def stop(self) -> None:
         self.supervisor.stop()
@@ -55,13 +57,26 @@ def start(settings: Settings) -> Iterator[Callable[..., Running]]:
     """Start a supervisor that is ended with the test."""
     started: list[Running] = []
 
-    def make(*roles: Role) -> Running:
+    def make(*roles: Role, settings: Settings = settings) -> Running:
         started.append(Running(settings, *roles))
         return started[-1]
 
     yield make
     for one in started:
         one.stop()
+
+
+def present(settings: Settings) -> tuple[Presence, ...]:
+    if not (settings.data_directory / "wetread.sqlite").exists():
+        return ()
+    engine = database.open_database(settings.database_url)
+    try:
+        with database.read(engine) as connection:
+            return presence.present(connection, now=time.time())
+    except OperationalError:
+        return ()  # Not migrated yet.
+    finally:
+        engine.dispose()
 
 
 def _until(look: Callable[[], bool], timeout_s: float = 60.0) -> bool:
@@ -84,7 +99,18 @@ def test_a_killed_role_is_started_again_and_all_end_with_the_supervisor(start: C
     second = running.sleepers()[0]
     running.stop()
     assert not psutil.pid_exists(second)
-    assert presence.present(running.settings) == ()
+    assert present(running.settings) == ()
+
+
+def test_a_role_that_stays_stopped_is_started_again(settings: Settings, start: Callable[..., Running]) -> None:
+    impatient = settings.model_copy(update={"queue": QueueSettings(hard_limit_s=1.0)})
+    running = start(SLEEPER, settings=impatient)
+    assert running.ready.wait(60)
+    first = running.sleepers()[0]
+
+    os.kill(first, signal.SIGSTOP)
+
+    assert _until(lambda: running.sleepers() not in ([], [first]))
 
 
 def test_a_role_that_cannot_start_does_not_stop_the_others_and_is_not_ready(start: Callable[..., Running]) -> None:
@@ -95,24 +121,10 @@ def test_a_role_that_cannot_start_does_not_stop_the_others_and_is_not_ready(star
 
 
 def test_a_data_directory_has_one_supervisor(settings: Settings) -> None:
-    with presence.sole_supervisor(settings), pytest.raises(UnsafeStorage, match="another `wetread up`"):
+    with sole_supervisor(settings), pytest.raises(UnsafeStorage, match="another `wetread up`"):
         Supervisor(settings).run(lambda _: None)
-    with presence.sole_supervisor(settings, "gpu"), presence.sole_supervisor(settings, "io-listener-sweeper"):
+    with sole_supervisor(settings, "gpu"), sole_supervisor(settings, "io-listener-sweeper"):
         pass
-
-
-def test_a_file_of_a_process_that_is_gone_is_not_believed(settings: Settings) -> None:
-    presence.announce(settings, "gpu", {"models": "m"})
-    assert [one.facts for one in presence.present(settings)] == [{"models": "m"}]
-    path = next((settings.data_directory / "run").glob("gpu.*.json"))
-
-    # The same pid in another life.
-    created_at = psutil.Process().create_time()
-    path.write_text(path.read_text().replace(str(created_at), str(created_at - 100)))
-
-    assert presence.present(settings) == ()
-    presence.forget_the_dead(settings)
-    assert not path.exists()
 
 
 def test_a_machine_that_cannot_start_a_process_for_a_moment_ends_nothing(

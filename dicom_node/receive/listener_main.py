@@ -5,7 +5,7 @@ import signal
 import threading
 from types import FrameType
 
-from casebook import presence
+from casebook.heartbeat import Heartbeat
 from casebook.logs import configure_logs, get_logger
 from casebook.private_files import begin_process
 from casebook.wiring import wire
@@ -26,14 +26,18 @@ def main() -> None:
     signal.signal(signal.SIGINT, on_signal)
     wiring = wire()
     settings = wiring.settings
+    heartbeats: list[Heartbeat] = []
 
     def on_ready(port: int) -> None:
+        # Now and not before: a thread and a connection to the database must not be there when processes are forked.
         facts = {"port": str(port), "host": settings.listener.host, "ae_title": settings.listener.ae_title}
-        presence.announce(settings, "listener", facts)
+        heartbeats.append(Heartbeat(wiring, "listener", facts=facts))
+        heartbeats[0].start()
         get_logger().info("role_started", port=port)
 
     serve(settings, wiring.engine, stop, on_ready)
-    presence.withdraw(settings, "listener")
+    for heartbeat in heartbeats:
+        heartbeat.stop()
 
 
 def _allow_many_connections() -> None:

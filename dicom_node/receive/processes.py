@@ -47,6 +47,8 @@ _LONGEST_END_S = 25.0
 _CONNECTION, _STOP = b"c", b"s"
 #: `_CONNECTION`, its number in the register, whether it is within the limit of its address.
 _ORDER = struct.Struct("<cI?")
+#: What a pipe says whose other end is closed. Any other error is none of the other end's, and ends the process.
+_CLOSED = (EOFError, BrokenPipeError, ConnectionResetError)
 _log = get_logger(__name__)
 
 
@@ -66,8 +68,10 @@ class ReceivingProcesses:
 
     @property
     def is_alive(self) -> bool:
-        """Whether every child is."""
-        return all(child.process is not None and child.process.is_alive() for child in self._children)
+        """Whether every child is, and every thread that carries what they record."""
+        return all(child.process is not None and child.process.is_alive() for child in self._children) and all(
+            thread.is_alive() for thread in self._forwarding
+        )
 
     def start(self) -> None:
         """Fork the children; only before the first thread of this process.
@@ -174,8 +178,18 @@ class _Child:
         """Carry questions to the recorder and its answers back, until the child has ended."""
         while True:
             try:
-                self._questions.send_bytes(records.forward(self._questions.recv_bytes()))
-            except (EOFError, OSError):
+                question = self._questions.recv_bytes()
+            except _CLOSED:
+                return
+            try:
+                answer = records.forward(question)
+            except OSError as error:
+                # Out of memory, processes or descriptors: no recorder could be started. The child asks again.
+                _log.error("recorder_not_started", error=type(error).__name__)
+                answer = b""
+            try:
+                self._questions.send_bytes(answer)
+            except _CLOSED:
                 return
 
     # ---- in the child ----
@@ -207,7 +221,8 @@ class _ForwardedRecords(RemoteRecorder):
         try:
             self._connection.send_bytes(question)
             return self._connection.recv_bytes()
-        except (EOFError, OSError):
+        except _CLOSED:
+            # The listener has ended, or is about to: what carried our questions is one of its parts.
             return b""
 
 

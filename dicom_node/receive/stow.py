@@ -318,6 +318,11 @@ class StowServer:
         #: The bound port, once started.
         self.port = settings.port
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are answered."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Answer requests from now on.
 
@@ -331,11 +336,6 @@ class StowServer:
         if self._failure is not None:
             raise self._failure
         _log.info("stow_started", port=self.port)
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether requests are answered."""
-        return self._thread.is_alive()
 
     def stop(self) -> None:
         """Finish the requests in flight, for a while, and end."""

@@ -84,8 +84,11 @@ class Journal:
 
     @property
     def is_alive(self) -> bool:
-        """False when a file could not be written: its object is durable here, and only a new start brings it out."""
-        return not self._owes_files
+        """False when a file could not be written, or nobody empties the segments: only a new start mends that.
+
+        What is owed is durable here, and the new start brings it out.
+        """
+        return not self._owes_files and (self._thread.ident is None or self._thread.is_alive())
 
     # ---- for whoever receives ----
 

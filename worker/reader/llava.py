@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from casebook.errors import ModelRefused
+from casebook.watchdog import go_on
 from worker.reader import prompts
 from worker.reader.model_input import prepare
 from worker.reader.registry import ModelEntry, digest, model_files
@@ -92,6 +93,7 @@ class LlavaWriter:
         written: list[int] = []
         logprobs: list[float] = []
         for _ in range(min(self._entry.generate.max_new_tokens, room)):
+            go_on()
             output = self._model(input_ids=self._tensor([ids]), past_key_values=cache, use_cache=True)
             logprob = torch.log_softmax(output.logits[0, -1].float(), dim=-1)  # (vocabulary,)
             token = int(logprob.argmax())

@@ -1,5 +1,6 @@
 """The `read` step: a study becomes a Reading, and what cannot be read becomes a reason."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,17 @@ import pytest
 from numpy.typing import NDArray
 
 from casebook.checks import CheckPreset, load_checks
-from casebook.errors import Retryable, SettingsError
+from casebook.errors import LostLease, Retryable, SettingsError
 from casebook.outcomes import Drafted, Held, Refused
 from casebook.reading import SectionKind, from_bytes
 from casebook.settings import SHIPPED_CONFIG_DIRECTORY, Settings
 from casebook.study import CompletionReason, PatientIdentity
+from casebook.watchdog import Watchdog, Watched
 from worker.read import read, read_with
 from worker.reader import decode
 from worker.reader.plausibility import load_statistics
 from worker.reader.registry import Patients
+from worker.reader.writer import ClosedQuestion, Draft, Image
 from worker.tests.fakes import ENTRY, HEADER, NOW, PIPELINE, PRESET, FakeWriter, Hospital
 from worker.tests.pictures import CT_IMAGE_STORAGE, ramp
 
@@ -470,3 +473,33 @@ def test_a_pipeline_that_is_gone_is_a_reason_and_one_that_names_nothing_an_error
     assert isinstance(read(hospital.case(pipeline=None), settings), Refused)
     with pytest.raises(SettingsError, match="no model is named fake"):
         read(hospital.case(), settings)
+
+
+class _LosesItsStudy(FakeWriter):
+    """Writes while another worker gets the study."""
+
+    def __init__(self, watched: Watched) -> None:
+        super().__init__()
+        self.watched = watched
+        self.is_asked_for_answers = False
+
+    def write(self, images: Sequence[Image], instruction: str) -> Draft:
+        self.watched.lose()
+        return super().write(images, instruction)
+
+    def score(self, images: Sequence[Image], questions: Sequence[ClosedQuestion]) -> list[tuple[float, ...]]:
+        self.is_asked_for_answers = True
+        return super().score(images, questions)
+
+
+def test_a_reading_that_another_worker_has_by_now_stops_between_two_pieces_of_work(
+    hospital: Hospital, settings: Settings
+) -> None:
+    hospital.send()
+    with Watchdog(900.0).watch(job=1) as watched:
+        writer = _LosesItsStudy(watched)
+        with pytest.raises(LostLease):
+            read_with(writer, hospital.case(), PRESET, settings, now=NOW)
+        assert not writer.is_asked_for_answers
+        with pytest.raises(LostLease):
+            read_with(writer, hospital.case(), PRESET, settings, now=NOW)

@@ -7,11 +7,12 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -28,11 +29,14 @@ from sqlalchemy.exc import OperationalError
 from casebook import intake, tables
 from casebook.database import write
 from casebook.errors import InvalidObject, WetreadError
+from casebook.settings import StowSettings
 from dicom_node.index import indexer, recorder
 from dicom_node.receive import listener, listener_main
 from dicom_node.receive.acceptor import Acceptor
 from dicom_node.receive.listener import serve
 from dicom_node.receive.lobby import Lobby
+from dicom_node.receive.stow import StowServer
+from dicom_node.storage.journal import Journal
 from dicom_node.tests.receiving import Receiving, a_database, a_settings, data_set_bytes, receiving, until
 from dicom_node.tests.wire import (
     CT,
@@ -486,14 +490,26 @@ def test_an_association_whose_thread_cannot_start_takes_no_place(
         wire.release()
 
 
-@pytest.mark.parametrize("name", ["acceptor", "indexer", "lobby"])
+async def _serves_nobody(self: StowServer) -> None:
+    self._ready.set()
+
+
+@pytest.mark.parametrize("name", ["acceptor", "indexer", "journal", "lobby", "stow"])
 def test_a_listener_that_lost_a_thread_ends_instead_of_looking_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(listener, "_HEARTBEAT_S", 0.05)
-    places = {"acceptor": (Acceptor, "_accept"), "indexer": (indexer.Indexer, "_run"), "lobby": (Lobby, "_run")}
-    monkeypatch.setattr(*places[name], lambda _self: None)
+    places: dict[str, tuple[type, str, Callable[..., Any]]] = {
+        "acceptor": (Acceptor, "_accept", lambda _self: None),
+        "indexer": (indexer.Indexer, "_run", lambda _self: None),
+        "journal": (Journal, "_run", lambda _self: None),
+        "lobby": (Lobby, "_run", lambda _self: None),
+        "stow": (StowServer, "_serve", _serves_nobody),
+    }
+    monkeypatch.setattr(*places[name])
     settings = a_settings(tmp_path)
+    if name == "stow":
+        settings = settings.model_copy(update={"stow": StowSettings(port=0, token=SecretStr("0123456789abcdef"))})
     engine = a_database(settings)
 
     with pytest.raises(WetreadError, match="a part of the listener"):
