@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
-from casebook import store, tables
+from casebook import destinations, store, tables
+from casebook.destinations import Destination
 from casebook.study import Hold, Study, StudyState
 
 _HOUR_S = 3600.0
@@ -38,6 +39,8 @@ class Overview:
     oldest: Study | None
     #: Every reason for which it is held.
     oldest_holds: tuple[Hold, ...]
+    #: Destinations that take nothing at present, with what waits for each.
+    failing: tuple[Destination, ...]
     #: Mean seconds of a read in the last hour; None where there was none.
     read_s: float | None
 
@@ -63,6 +66,7 @@ def overview(connection: Connection, *, now: float) -> Overview:
         counts=store.state_counts(connection),
         oldest=oldest,
         oldest_holds=store.holds(connection, oldest) if oldest and oldest.state is StudyState.HELD else (),
+        failing=destinations.failing(connection),
         read_s=_read_s(connection, since),
     )
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def status(*, as_json: bool, config_directory: Path | None, data_directory: Path
         now = wiring.clock.now(connection)
         facts = overview(connection, now=now)
     found = presence.present(settings)
-    attention = _attention(settings, facts, found)
+    attention = [*_attention(settings, facts, found), *_failing_attention(facts, now)]
     if as_json:
         print(json.dumps(_as_dict(settings, facts, found, attention, now)))
     else:
@@ -55,6 +56,31 @@ def _attention(settings: Settings, facts: Overview, found: tuple[Presence, ...])
     return needs
 
 
+#: Seconds a destination may fail before a person has to look: it may only start again.
+_FAILING_FOR_A_MOMENT_S = 60.0
+
+
+def _failing_attention(facts: Overview, now: float) -> list[str]:
+    return [
+        f"destination {one.name} takes nothing since {_duration(now - one.failing_since)}: "
+        f"wetread test-destination {one.name}"
+        for one in facts.failing
+        if one.failing_since is not None and now - one.failing_since >= _FAILING_FOR_A_MOMENT_S
+    ]
+
+
+def _failing_lines(facts: Overview, now: float) -> list[str]:
+    lines = []
+    for one in facts.failing:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.failing_since))
+        last = f"{one.reason.replace('_', ' ')}: {one.detail.rstrip('.')}" if one.detail else one.reason
+        next_try = max(0, round(one.next_try - now))
+        lines.append(
+            f"failing     {one.name} since {since}   {one.backlog} waiting   next try in {next_try} s   {last}"
+        )
+    return lines
+
+
 def _in_words(
     settings: Settings, facts: Overview, found: tuple[Presence, ...], attention: list[str], now: float
 ) -> str:
@@ -75,6 +101,7 @@ def _in_words(
         waited = _duration(now - facts.oldest.changed_at)
         reason = _reasons(facts)
         lines.append(f"oldest      {uid} {facts.oldest.state} {waited}  {reason}  (wetread why {uid})")
+    lines += _failing_lines(facts, now)
     if attention:
         lines.append(f"attention   {'; '.join(attention)}")
     return "\n".join(lines)
