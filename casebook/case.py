@@ -40,6 +40,10 @@ class Job:
     attempt: int
     max_attempts: int
     fence: int
+    #: Destination of a send, of which only some may run at one time; empty for every other job.
+    lock: str = ""
+    #: Since when it waits for somebody else who does not answer, in seconds since the epoch; None where it does not.
+    failing_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

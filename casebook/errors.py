@@ -20,6 +20,7 @@
     └── Retryable                  may work later
         ├── PeerUnavailable        no connection, no answer, or a busy answer
         ├── PatientNotConfirmed    the archive that has to say whose a study is does not say it yet
+        ├── NotCompared            a repeated image has to be compared first
         ├── StorageFull            no room for what arrives
         └── StoreUnavailable       the database does not answer
 """
@@ -98,6 +99,10 @@ class PeerUnavailable(Retryable):
 
 class PatientNotConfirmed(Retryable):
     """The archive has not said yet whose the study is."""
+
+
+class NotCompared(Retryable):
+    """An image that arrived twice with other bytes is still being compared."""
 
 
 class StorageFull(Retryable):

@@ -18,12 +18,15 @@ from random import Random
 
 from sqlalchemy import Connection
 
-from casebook import audit, device, generations, intake, queue, store
+from casebook import audit, destinations, device, generations, intake, queue, store
 from casebook.case import Case, Job
 from casebook.errors import (
     IdentityConflict,
     LostLease,
+    NotCompared,
     PatientNotConfirmed,
+    PeerUnavailable,
+    RejectedByPeer,
     Retryable,
     SettingsError,
     WetreadError,
@@ -43,7 +46,7 @@ from casebook.outcomes import (
     Refused,
 )
 from casebook.pipelines import Pipeline, choose
-from casebook.settings import ArchiveSettings, QueueSettings
+from casebook.settings import ArchiveSettings
 from casebook.study import CompletionReason, Instance, InstanceStatus, ReceivedInstance, Study, StudyState
 from casebook.terms import Terms
 
@@ -244,15 +247,11 @@ def _enqueue(
         generation=study.generation,
         subject=subject,
         priority=priority,
-        max_attempts=_max_attempts(step, terms.limits),
+        # The next question of a count is its next attempt.
+        max_attempts=1 if step == "count" else terms.limits.max_attempts,
+        lock=subject if step == "send" else "",
         now=terms.now,
     )
-
-
-def _max_attempts(step: str, limits: QueueSettings) -> int:
-    if step == "count":
-        return 1  # The next question is the next attempt.
-    return limits.max_send_attempts if step == "send" else limits.max_attempts
 
 
 # ---- steps -------------------------------------------------------------------------------------------------
@@ -263,7 +262,7 @@ def load_case(connection: Connection, job: Job, pipelines: Sequence[Pipeline]) -
 
     Raises
     ------
-    Retryable
+    NotCompared
         When a repeated object has to be compared before results may leave.
     SettingsError
         When the pipeline of a study to be read is no longer configured.
@@ -272,7 +271,7 @@ def load_case(connection: Connection, job: Job, pipelines: Sequence[Pipeline]) -
     if job.step == "classify":
         return _load_classify(connection, job, study)
     if job.step == "send" and store.has_unclassed(connection, job.study_instance_uid):
-        raise Retryable("An image that arrived twice with other bytes is still being compared.")
+        raise NotCompared
     pipeline = next((one for one in pipelines if one.name == study.pipeline), None)
     if job.step == "read" and pipeline is None:
         raise SettingsError(f"The study was matched to the pipeline {study.pipeline}, which is no longer configured.")
@@ -348,14 +347,16 @@ def begin_send(connection: Connection, job: Job, *, terms: Terms) -> None:
     ------
     LostLease
         When the job is no longer ours.
-    Retryable
+    NotCompared
         When a repeated object arrived since and has to be compared first.
     """
     store.lock_study(connection, job.study_instance_uid)
     queue.renew(connection, job, lease_until=terms.now + terms.limits.lease_s)
     if store.has_unclassed(connection, job.study_instance_uid):
-        raise Retryable("An image that arrived twice with other bytes is still being compared.")
+        raise NotCompared
     store.mark_sending(connection, job, now=terms.now)
+    # Later than that its process has ended itself, so nothing of it is on its way any more.
+    queue.put_on_wire(connection, job, until=terms.now + terms.limits.hard_limit_s)
 
 
 def advance(connection: Connection, job: Job, outcome: Outcome, *, terms: Terms) -> None:
@@ -369,6 +370,10 @@ def advance(connection: Connection, job: Job, outcome: Outcome, *, terms: Terms)
     if isinstance(outcome, Counted) and outcome.pulled:
         store.lock_recording(connection)
     study = store.lock_study(connection, job.study_instance_uid)
+    if isinstance(outcome, Delivered):
+        destinations.note_answer(connection, job.lock, limits=terms.limits, now=terms.now)
+        if outcome.negotiated:
+            destinations.note_negotiated(connection, job.lock, outcome.negotiated, now=terms.now)
     queue.finish(connection, job, now=terms.now)
     match outcome:
         case Drafted():
@@ -424,6 +429,7 @@ def _hold(connection: Connection, job: Job, outcome: Held, now: float) -> None:
 def _freeze(connection: Connection, study: Study, job: Job, outcome: Prepared, *, terms: Terms) -> None:
     sha256 = hashlib.sha256(outcome.content).hexdigest()
     store.freeze_output(connection, job, outcome, sha256=sha256, now=terms.now)
+    destinations.register(connection, job.subject, destinations.KIND_OF_OUTPUT[outcome.kind])
     _enqueue(connection, study, "send", terms=terms, priority=0, subject=job.subject)
     _note(connection, job, terms.now, "output_frozen", f"{job.subject} {outcome.object_uid}")
 
@@ -481,13 +487,13 @@ def fail(connection: Connection, job: Job, error: BaseException, *, terms: Terms
         _note(connection, job, terms.now, "archive_did_not_count", reason)
         _ask_later(connection, store.get_study(connection, job.study_instance_uid), terms)
         return
-    permanent = isinstance(error, WetreadError) and not isinstance(error, Retryable)
-    max_attempts = job.max_attempts
-    if isinstance(error, PatientNotConfirmed):
-        # The archive has as long as a destination has: a result of any step waits for it.
-        max_attempts = max(max_attempts, terms.limits.max_send_attempts)
-    if permanent or job.attempt >= max_attempts:
-        queue.bury(connection, job, now=terms.now, reason=reason, detail=detail)
+    waits_since = _waits_since(job, error, terms.now)
+    may_be_on_wire = isinstance(error, WorkerVanished)
+    if isinstance(error, RejectedByPeer) and job.lock:
+        destinations.note_answer(connection, job.lock, limits=terms.limits, now=terms.now)
+    again_at = _again_at(connection, job, error, waits_since, reason, detail, terms=terms, random=random)
+    if _is_over(job, error, waits_since, terms):
+        queue.bury(connection, job, now=terms.now, reason=reason, detail=detail, may_be_on_wire=may_be_on_wire)
         _note(connection, job, terms.now, "job_died", f"{job.step} {reason}")
         if job.step == "classify":
             # Nobody could tell the copies apart, so nobody may read either.
@@ -500,16 +506,60 @@ def fail(connection: Connection, job: Job, error: BaseException, *, terms: Terms
             )
         settle(connection, job.study_instance_uid, terms.now)
         return
-    longest_s = min(terms.limits.backoff_cap_s, terms.limits.backoff_first_s * 2 ** (job.attempt - 1))
     queue.retry(
         connection,
         job,
         now=terms.now,
-        wait_s=longest_s * random.uniform(0.5, 1.0),
-        max_attempts=max_attempts,
+        wait_s=again_at - terms.now,
+        failing_since=waits_since,
         reason=reason,
         detail=detail,
+        may_be_on_wire=may_be_on_wire,
     )
+
+
+#: What is at fault elsewhere: it has hours to end, and uses up no attempts.
+_ELSEWHERE = (PeerUnavailable, PatientNotConfirmed, NotCompared)
+
+
+def _waits_since(job: Job, error: BaseException, now: float) -> float | None:
+    """Return since when a job waits for somebody else; None where it failed itself."""
+    if not isinstance(error, _ELSEWHERE):
+        return None
+    return now if job.failing_since is None else job.failing_since
+
+
+def _is_over(job: Job, error: BaseException, waits_since: float | None, terms: Terms) -> bool:
+    if isinstance(error, WetreadError) and not isinstance(error, Retryable):
+        return True
+    if waits_since is None:
+        return job.attempt >= job.max_attempts
+    return terms.now - waits_since >= terms.limits.give_up_after_h * _HOUR_S
+
+
+_HOUR_S = 3600.0
+
+
+def _again_at(
+    connection: Connection,
+    job: Job,
+    error: BaseException,
+    waits_since: float | None,
+    reason: str,
+    detail: str,
+    *,
+    terms: Terms,
+    random: Random,
+) -> float:
+    limits = terms.limits
+    if job.lock and isinstance(error, PeerUnavailable):
+        return destinations.note_failure(
+            connection, job, reason=reason, detail=detail, limits=limits, now=terms.now, random=random
+        )
+    if waits_since is not None:
+        return terms.now + destinations.wait_s(limits, failing_since=waits_since, now=terms.now, random=random)
+    longest_s = min(limits.backoff_cap_s, limits.backoff_first_s * 2.0 ** (job.attempt - 1))
+    return terms.now + longest_s * random.uniform(0.5, 1.0)
 
 
 def _reason(error: BaseException) -> str:

@@ -19,6 +19,8 @@ from casebook.study import StudyState
 
 #: Seconds by which the clock may be corrected without anything taking notice.
 SLACK_S = 5.0
+_attempt = tables.attempt.c
+_destination = tables.destination.c
 _job = tables.job.c
 _study = tables.study.c
 
@@ -77,6 +79,16 @@ def _waits(limits: QueueSettings) -> tuple[_Wait, ...]:
             longest_s=limits.backoff_cap_s,
         ),
         _Wait(until=_job.lease_until, is_open=_job.state == JobState.RUNNING, longest_s=limits.lease_s),
+        _Wait(
+            until=_destination.next_try,
+            is_open=_destination.failing_since.is_not(None),
+            longest_s=limits.backoff_cap_s,
+        ),
+        _Wait(
+            until=_attempt.on_wire_until,
+            is_open=_attempt.on_wire_until.is_not(None),
+            longest_s=limits.hard_limit_s,
+        ),
     )
 
 
@@ -98,7 +110,10 @@ def pull_back(connection: Connection, *, now: float, limits: QueueSettings) -> i
 
 
 def put_off(connection: Connection, *, now: float, limits: QueueSettings) -> int:
-    """Let every wait that the clock made shorter begin anew: quiet periods and leases; return how many there were."""
+    """Let every wait that the clock made shorter begin anew, and return how many there were.
+
+    Those are quiet periods, leases, and sends whose bytes may still be on their way.
+    """
     quiet = (
         update(tables.study)
         .where(_study.state == StudyState.RECEIVED, _study.quiet_at < now + _study.quiet_period_s)
@@ -109,4 +124,9 @@ def put_off(connection: Connection, *, now: float, limits: QueueSettings) -> int
         .where(_job.state == JobState.RUNNING, _job.lease_until < now + limits.lease_s)
         .values(lease_until=now + limits.lease_s)
     )
-    return sum(connection.execute(one).rowcount for one in (quiet, leases))
+    sends = (
+        update(tables.attempt)
+        .where(_attempt.on_wire_until < now + limits.hard_limit_s)
+        .values(on_wire_until=now + limits.hard_limit_s)
+    )
+    return sum(connection.execute(one).rowcount for one in (quiet, leases, sends))

@@ -1,6 +1,7 @@
 """What a step body says of its job: frozen records that `flow.advance` turns into rows."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from casebook.reading import Reading
 from casebook.study import Difference, Prior, ReceivedInstance
@@ -58,6 +59,8 @@ class Delivered:
 
     #: DIMSE status ("0x0000") or MSA-1.
     acknowledgement: str
+    #: What the destination accepted in this association: SOP Class UID to transfer syntaxes; empty for HL7.
+    negotiated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 #: Reasons of `Classed`: a copy is damaged, so that nobody can say what it shows.

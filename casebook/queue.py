@@ -2,14 +2,37 @@
 
 Losing, repeating or reordering wake-up messages cannot lose or repeat work, because only these rows decide.
 Every function runs inside the caller's transaction; a `LostLease` must roll it back.
+
+A send carries the name of its destination as its lock: of one destination only some jobs run at one time, the first
+that waits comes first, and one that takes nothing is left alone until its next try. So no destination delays another.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Integer, Row, bindparam, insert, select, update
+from sqlalchemy import (
+    CompoundSelect,
+    Connection,
+    Float,
+    Integer,
+    Row,
+    ScalarSelect,
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    literal_column,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy.sql.elements import ColumnElement
 
 from casebook import tables
 from casebook.case import Job, JobState
@@ -17,20 +40,101 @@ from casebook.errors import LostLease
 
 #: Seconds of waiting that weigh as much as one step of priority.
 _AGEING_S = 600.0
+#: How many jobs of one destination are in flight at one time, by its kind. A receiver of HL7 takes one message after
+#: another, and its order is that of sending.
+IN_FLIGHT = {"dicom": 2, "hl7": 1}
 _WAITING = (JobState.READY, JobState.RETRY)
 _job = tables.job.c
 _attempt = tables.attempt.c
+_destination = tables.destination.c
+_now = bindparam("at", type_=Float)
 
 
-def _claim_statement(*, skip_locked: bool) -> ReturningUpdate[Any]:
+def _says(words: str, of: str = "job") -> ColumnElement[bool]:
+    """Return a condition in the very words of a partial index."""
+    return literal_column(f"{of}.{words}")
+
+
+def _older_is_on_wire(waiting: Any) -> ColumnElement[bool]:
+    # A receiver that got the older result last would show it as the newer one.
+    older = tables.job.alias("older")
+    return exists().where(
+        older.c.study_instance_uid == waiting.study_instance_uid,
+        older.c.generation < waiting.generation,
+        older.c.lock == waiting.lock,
+        _attempt.job_id == older.c.id,
+        _says(tables.MAY_BE_ON_WIRE, "attempt"),
+        _attempt.on_wire_until > _now,
+    )
+
+
+def _first_of_destination(*, of_queue: bool = True) -> ScalarSelect[Any]:
+    """Return the job of a destination that is next, by the order in which its jobs were made."""
+    waiting = tables.job.alias("waiting")
+    return (
+        select(waiting.c.id)
+        .where(
+            waiting.c.lock == _destination.name,
+            _says(tables.HAS_LOCK, "waiting"),
+            _says(tables.IS_WAITING, "waiting"),
+            *((waiting.c.queue == bindparam("of_queue"),) if of_queue else ()),
+            waiting.c.run_after <= _now,
+            ~_older_is_on_wire(waiting.c),
+        )
+        .order_by(waiting.c.id)
+        .limit(1)
+        .correlate(tables.destination)
+        .scalar_subquery()
+    )
+
+
+def _is_open() -> ColumnElement[bool]:
+    """Say whether another job of a destination may run; one that fails is probed by one job when its time comes."""
+    running = tables.job.alias("running")
+    in_flight = (
+        select(func.count())
+        .where(
+            running.c.lock == _destination.name, _says(tables.HAS_LOCK, "running"), _says(tables.IS_RUNNING, "running")
+        )
+        .correlate(tables.destination)
+        .scalar_subquery()
+    )
+    limit = case(
+        (and_(_destination.failing_since.is_not(None), _destination.next_try > _now), 0),
+        (_destination.failing_since.is_not(None), 1),
+        *((_destination.kind == kind, number) for kind, number in IN_FLIGHT.items()),
+        else_=1,
+    )
+    return in_flight < limit
+
+
+def _candidates(*, of_queue: bool = True, in_turn_only: bool = False) -> CompoundSelect[Any]:
+    """Return every due job without a lock, and of each open destination the one that is next."""
+    first = (
+        select(_first_of_destination(of_queue=of_queue).label("id")).select_from(tables.destination).where(_is_open())
+    )
+    if in_turn_only:
+        first = first.where(_destination.name.in_(bindparam("in_turn", type_=String, expanding=True)))
+    unlocked = select(_job.id).where(
+        *((_job.queue == bindparam("of_queue"),) if of_queue else ()),
+        _job.run_after <= _now,
+        _says(tables.IS_WAITING),
+        _says(tables.HAS_NO_LOCK),
+    )
+    return union_all(unlocked, first)
+
+
+def _claim_statement(*, is_postgresql: bool) -> ReturningUpdate[Any]:
+    candidate = _candidates(in_turn_only=is_postgresql).cte("candidate")
     due = (
         select(_job.id)
-        .where(_job.queue == bindparam("of_queue"), _job.state.in_(_WAITING), _job.run_after <= bindparam("at"))
+        # Said once more of the row itself: PostgreSQL looks again at a row that another claim changed meanwhile.
+        .where(_job.id.in_(select(candidate.c.id)), _job.state.in_(_WAITING), _job.run_after <= _now)
         .order_by(_job.priority * _AGEING_S + _job.run_after, _job.id)
         .limit(bindparam("most", type_=Integer))
     )
     # A CTE and no subquery: PostgreSQL may run a subquery again for each row, and would claim more than the limit.
-    chosen = (due.with_for_update(skip_locked=True) if skip_locked else due).cte("chosen")
+    chosen = (due.with_for_update(skip_locked=True, of=tables.job) if is_postgresql else due).cte("chosen")
     return (
         update(tables.job)
         .where(_job.id.in_(select(chosen.c.id)))
@@ -45,9 +149,21 @@ def _claim_statement(*, skip_locked: bool) -> ReturningUpdate[Any]:
     )
 
 
+def _take_turns() -> Select[Any]:
+    first = _first_of_destination()
+    return (
+        select(_destination.name)
+        .where(_is_open(), first.is_not(None))
+        .order_by(first)
+        .limit(bindparam("most", type_=Integer))
+        .with_for_update(skip_locked=True)
+    )
+
+
 # Built once: putting a statement together takes longer than SQLite takes to answer it.
-_CLAIM = _claim_statement(skip_locked=False)
-_CLAIM_SKIPPING = _claim_statement(skip_locked=True)
+_CLAIM = _claim_statement(is_postgresql=False)
+_CLAIM_IN_TURN = _claim_statement(is_postgresql=True)
+_TAKE_TURNS = _take_turns()
 _ADD_JOB = {
     # RETURNING and not the row count: drivers count an insert that returns its key differently.
     dialect.dialect.name: dialect.insert(tables.job)
@@ -56,7 +172,7 @@ _ADD_JOB = {
     for dialect in (sqlite, postgresql)
 }
 _ADD_ATTEMPT = insert(tables.attempt)
-_END_ATTEMPT = update(tables.attempt).where(
+_CHANGE_ATTEMPT = update(tables.attempt).where(
     _attempt.job_id == bindparam("of_job"), _attempt.fence == bindparam("of_fence")
 )
 _GUARDED = update(tables.job).where(
@@ -70,7 +186,7 @@ _EXPIRED = (
 )
 _DUE_QUEUES = (
     select(_job.queue)
-    .where(_job.state.in_(_WAITING), _job.run_after <= bindparam("at"))
+    .where(_job.id.in_(select(_candidates(of_queue=False).cte("candidate").c.id)))
     .distinct()
     .order_by(_job.queue)
 )
@@ -88,10 +204,16 @@ def enqueue(
     now: float,
     subject: str = "",
     priority: int = 5,
+    lock: str = "",
 ) -> bool:
     """Add a job in the transaction of the row that asks for it; say whether it is new.
 
     The idempotency key makes a repeated request a no-op.
+
+    Parameters
+    ----------
+    lock
+        Name of a registered destination, of whose jobs only some run at one time; empty where nothing limits it.
     """
     values = {
         "step": step,
@@ -100,6 +222,7 @@ def enqueue(
         "study_instance_uid": study_instance_uid,
         "generation": generation,
         "subject": subject,
+        "lock": lock,
         "priority": priority,
         "max_attempts": max_attempts,
         "state": JobState.READY,
@@ -111,11 +234,19 @@ def enqueue(
 
 
 def claim(connection: Connection, *, queue: str, owner: str, lease_s: float, now: float, limit: int = 1) -> list[Job]:
-    """Take up to `limit` due jobs of a queue, most urgent first, and raise their fences."""
-    taken = connection.execute(
-        _CLAIM_SKIPPING if connection.dialect.name == "postgresql" else _CLAIM,
-        {"of_queue": queue, "at": now, "most": limit, "new_owner": owner, "until": now + lease_s},
-    ).all()
+    """Take up to `limit` due jobs of a queue, most urgent first, and raise their fences.
+
+    Of one destination it takes one job, the first that waits, and none while as many are in flight as may be, or
+    while the destination fails and its next try has not come.
+    """
+    asked = {"of_queue": queue, "at": now, "most": limit, "new_owner": owner, "until": now + lease_s}
+    statement = _CLAIM
+    if connection.dialect.name == "postgresql":
+        # Two claims at one time would each count the jobs in flight without that of the other. The row of the
+        # destination is the turn: whoever holds it counts, in a statement of its own that sees what was committed.
+        asked["in_turn"] = [row.name for row in connection.execute(_TAKE_TURNS, asked)]
+        statement = _CLAIM_IN_TURN
+    taken = connection.execute(statement, asked).all()
     if taken:
         connection.execute(
             _ADD_ATTEMPT,
@@ -156,14 +287,17 @@ def retry(
     wait_s: float,
     reason: str,
     detail: str,
-    max_attempts: int | None = None,
+    failing_since: float | None = None,
+    may_be_on_wire: bool = False,
 ) -> None:
     """Give the job back for a later attempt.
 
     Parameters
     ----------
-    max_attempts
-        What it may take from now on; None: as before.
+    failing_since
+        Since when somebody else keeps it waiting, which is no attempt of the job; None where it failed itself.
+    may_be_on_wire
+        The worker went silent: nobody knows whether it still sends.
 
     Raises
     ------
@@ -177,15 +311,18 @@ def retry(
         owner=None,
         lease_until=None,
         run_after=now + wait_s,
-        max_attempts=job.max_attempts if max_attempts is None else max_attempts,
+        attempt=job.attempt if failing_since is None else job.attempt - 1,
+        failing_since=failing_since,
         reason=reason,
         detail=detail,
     )
-    _end_attempt(connection, job, now=now, result="retry", reason=reason)
+    _end_attempt(connection, job, now=now, result="retry", reason=reason, may_be_on_wire=may_be_on_wire)
 
 
-def bury(connection: Connection, job: Job, *, now: float, reason: str, detail: str) -> None:
-    """Give the job up until a person retries it.
+def bury(
+    connection: Connection, job: Job, *, now: float, reason: str, detail: str, may_be_on_wire: bool = False
+) -> None:
+    """Give the job up until a person retries it; see `retry`.
 
     Raises
     ------
@@ -202,7 +339,7 @@ def bury(connection: Connection, job: Job, *, now: float, reason: str, detail: s
         reason=reason,
         detail=detail,
     )
-    _end_attempt(connection, job, now=now, result="dead", reason=reason)
+    _end_attempt(connection, job, now=now, result="dead", reason=reason, may_be_on_wire=may_be_on_wire)
 
 
 def release(connection: Connection, job: Job, *, now: float) -> None:
@@ -217,6 +354,16 @@ def release(connection: Connection, job: Job, *, now: float) -> None:
         connection, job, state=JobState.READY, owner=None, lease_until=None, run_after=now, attempt=job.attempt - 1
     )
     _end_attempt(connection, job, now=now, result="released")
+
+
+def put_on_wire(connection: Connection, job: Job, *, until: float) -> None:
+    """Note that bytes of this attempt are about to leave, and when its process will have ended at the latest."""
+    connection.execute(_CHANGE_ATTEMPT, {"of_job": job.id, "of_fence": job.fence, "on_wire_until": until})
+
+
+def take_off_wire(connection: Connection, job: Job) -> None:
+    """Note that an attempt has ended whose job was taken from its worker."""
+    connection.execute(_CHANGE_ATTEMPT, {"of_job": job.id, "of_fence": job.fence, "on_wire_until": None})
 
 
 def expired(connection: Connection, *, now: float, limit: int = 100) -> list[Job]:
@@ -286,7 +433,15 @@ def revive(connection: Connection, *, study_instance_uid: str, now: float) -> in
     revived = connection.execute(
         update(tables.job)
         .where(_job.study_instance_uid == study_instance_uid, _job.state == JobState.DEAD)
-        .values(state=JobState.READY, attempt=0, run_after=now, finished_at=None, reason="", detail="")
+        .values(
+            state=JobState.READY,
+            attempt=0,
+            run_after=now,
+            failing_since=None,
+            finished_at=None,
+            reason="",
+            detail="",
+        )
     )
     return revived.rowcount
 
@@ -297,11 +452,11 @@ def _guarded(connection: Connection, job: Job, **values: Any) -> None:
         raise LostLease
 
 
-def _end_attempt(connection: Connection, job: Job, *, now: float, result: str, reason: str = "") -> None:
-    connection.execute(
-        _END_ATTEMPT,
-        {"of_job": job.id, "of_fence": job.fence, "ended_at": now, "result": result, "reason": reason},
-    )
+def _end_attempt(
+    connection: Connection, job: Job, *, now: float, result: str, reason: str = "", may_be_on_wire: bool = False
+) -> None:
+    values = {"of_job": job.id, "of_fence": job.fence, "ended_at": now, "result": result, "reason": reason}
+    connection.execute(_CHANGE_ATTEMPT, values if may_be_on_wire else {**values, "on_wire_until": None})
 
 
 _FIELDS: Iterable[str] = Job.__dataclass_fields__

@@ -97,6 +97,7 @@ class Runner:
                 self._do(job)
         except LostLease:
             _log.warning("lease_lost", fence=job.fence)
+            self.leave_wire(job)
         finally:
             structlog.contextvars.reset_contextvars(**identifiers)
         return True
@@ -214,6 +215,17 @@ class Runner:
         with self._wiring.write() as connection:
             flow.fail(connection, job, error, terms=self._wiring.terms(connection), random=self._wiring.random)
         _log.warning("step_did_not_finish", reason=type(error).__name__)
+
+    def leave_wire(self, job: Job) -> None:
+        """Write that a send has ended whose job was taken from us, so that a newer result need not wait for it."""
+        if not job.lock:
+            return
+        try:
+            with self._wiring.write() as connection:
+                queue.take_off_wire(connection, job)
+        except DBAPIError as error:
+            # Then it waits until this process would have ended at the latest.
+            _log.warning("end_of_send_not_noted", job=job.id, exc_info=error)
 
     def wake_next(self) -> None:
         """Tell the workers of every queue in which a job is due to look."""

@@ -71,15 +71,16 @@ class QueueSettings(_Frozen):
     sweep_interval_s: float = Field(default=1.0, gt=0)
     """Seconds between two sweeps."""
     max_attempts: int = Field(default=5, ge=1)
-    """Attempts of a read or prepare job before it is dead."""
-    max_send_attempts: int = Field(default=20, ge=1)
-    """Attempts of a send job before it is dead; with the backoff about three hours of a silent peer."""
+    """Attempts of a job before it is dead. Those that failed because somebody else did not answer do not count."""
+    give_up_after_h: float = Field(default=72.0, gt=0)
+    """Hours after which a job is dead that failed all the time because a destination, or the archive that has to say
+    whose a study is, did not answer or was busy. What a destination refuses for good is dead at once."""
     ask_again_s: float = Field(default=20.0, gt=0)
     """Seconds between two questions to the archive while its count differs from ours."""
     backoff_first_s: float = Field(default=5.0, gt=0)
     """Longest wait before the second attempt; each further wait doubles."""
-    backoff_cap_s: float = Field(default=900.0, gt=0)
-    """Longest wait between two attempts."""
+    backoff_cap_s: float = Field(default=300.0, gt=0)
+    """Longest wait between two attempts; a failing destination that works again is noticed within it."""
 
 
 class IdentitySettings(_Frozen):
@@ -318,7 +319,7 @@ class _CheckedDestination(_Frozen):
 class DicomDestination(_CheckedDestination):
     """A DICOM archive that takes our SR by C-STORE."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=64)
     """Name used by pipelines."""
     kind: Literal["dicom"]
     """This line is a DICOM destination."""
@@ -339,7 +340,7 @@ class DicomDestination(_CheckedDestination):
 class Hl7Destination(_CheckedDestination):
     """A RIS that takes our ORU^R01 by MLLP."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=64)
     """Name used by pipelines."""
     kind: Literal["hl7"]
     """This line is an HL7 destination."""

@@ -7,6 +7,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnClause,
     Float,
     ForeignKey,
     Index,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    literal_column,
 )
 from sqlalchemy import String as DatabaseString
 from sqlalchemy.engine import Dialect
@@ -214,6 +216,40 @@ output = Table(
     Index(None, "object_uid"),
 )
 
+# Where results go, and how it stood with each when it was last tried. Claims of its jobs lock its row.
+destination = Table(
+    "destination",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    # "dicom" or "hl7".
+    Column("kind", String(8), nullable=False),
+    # Since when nothing could be sent to it; empty while it works.
+    Column("failing_since", Float),
+    # Before this moment nobody tries a failing destination.
+    Column("next_try", Float, nullable=False, default=0.0, server_default="0"),
+    # The one job that failed last while nobody knows yet whether another one fails too.
+    Column("suspect_job_id", _BIG),
+    Column("reason", String(64), nullable=False, default="", server_default=""),
+    Column("detail", Text, nullable=False, default="", server_default=""),
+    # What it accepted in its last association: JSON, SOP Class UID to transfer syntaxes. Empty where there was none.
+    Column("negotiated", Text, nullable=False, default="", server_default=""),
+    Column("negotiated_at", Float),
+)
+
+#: The words in which the queue asks for jobs that wait or run. A database uses a partial index only where the question
+#: says these very words, and does not see them in a bound value.
+IS_WAITING = "state IN ('ready', 'retry')"
+IS_RUNNING = "state = 'running'"
+HAS_LOCK = "lock <> ''"
+HAS_NO_LOCK = "lock = ''"
+MAY_BE_ON_WIRE = "on_wire_until IS NOT NULL"
+
+
+def _partial_index(name: str, *columns: str, where: str) -> Index:
+    condition: ColumnClause[bool] = literal_column(where)
+    return Index(name, *columns, sqlite_where=condition, postgresql_where=condition)
+
+
 job = Table(
     "job",
     metadata,
@@ -224,6 +260,8 @@ job = Table(
     Column("study_instance_uid", _UID, ForeignKey("study.study_instance_uid"), nullable=False),
     Column("generation", Integer, nullable=False),
     Column("subject", String(255), nullable=False, default=""),
+    # Of jobs with one lock only some may run at one time: the destination of a send, empty for every other job.
+    Column("lock", String(64), nullable=False, default="", server_default=""),
     Column("state", String(12), nullable=False),
     Column("priority", Integer, nullable=False),
     Column("run_after", Float, nullable=False),
@@ -234,10 +272,14 @@ job = Table(
     Column("lease_until", Float),
     Column("reason", String(64), nullable=False, default=""),
     Column("detail", Text, nullable=False, default=""),
+    # Since when it waits for somebody else who does not answer; empty where it does not.
+    Column("failing_since", Float),
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
     _one_of("state", JobState),
-    Index(None, "queue", "state", "priority", "run_after"),
+    _partial_index("ix_job_waiting", "queue", "run_after", where=f"{IS_WAITING} AND {HAS_NO_LOCK}"),
+    _partial_index("ix_job_waiting_for_lock", "lock", "id", where=f"{IS_WAITING} AND {HAS_LOCK}"),
+    _partial_index("ix_job_holding_lock", "lock", where=f"{IS_RUNNING} AND {HAS_LOCK}"),
     Index(None, "state", "lease_until"),
     Index(None, "study_instance_uid", "generation"),
 )
@@ -253,8 +295,11 @@ attempt = Table(
     Column("ended_at", Float),
     Column("result", String(16), nullable=False, default=""),
     Column("reason", String(64), nullable=False, default=""),
+    # Until then bytes of this attempt may still be on their way; empty before the first and after the last.
+    Column("on_wire_until", Float),
     UniqueConstraint("job_id", "fence"),
     Index(None, "ended_at"),
+    _partial_index("ix_attempt_on_wire", "on_wire_until", where=MAY_BE_ON_WIRE),
 )
 
 # Who runs, on every machine: a row per process, which it writes again while it lives.

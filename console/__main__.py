@@ -25,6 +25,7 @@ _VERBS = {
     "release": "console.release:release",
     "close": "console.close:close",
     "dismiss": "console.dismiss:dismiss",
+    "test-destination": "console.try_destination:try_destination",
     "migrate": "console.migrate:migrate",
     "config": "console.config:config",
 }

@@ -4,15 +4,16 @@ Everything shown is an identifier the operator needs (UIDs, AE titles, destinati
 our own. PatientIDs are shown only where they are asked for, because they are what a person has to choose between.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Row, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from casebook import audit, generations, store, tables
+from casebook import audit, destinations, generations, store, tables
 from casebook.audit import AuditEvent
 from casebook.case import JobState
+from casebook.destinations import Destination
 from casebook.flow import STEPS
 from casebook.identity import IDENTITY, contradictions, differing_demographics, exact_text, inexact, says_nothing
 from casebook.settings import Settings
@@ -38,6 +39,8 @@ class JobFacts:
     max_attempts: int
     owner: str
     run_after: float
+    #: Since when it waits for somebody who does not answer; zero where it does not.
+    failing_since: float
     lease_until: float
     reason: str
     detail: str
@@ -104,6 +107,7 @@ def explain(
             connection, study, holds, outputs, strict=settings.identity.strict, show_patient_ids=show_patient_ids
         )
         advice = f"{advice.rstrip('.')}. {_dismissal(study)}"
+        sentence += _say_failing(connection, jobs, now)
     else:
         sentence, advice = _say(connection, study, jobs, outputs, settings=settings, now=now)
     if study.state in _WITHOUT_A_DRAFT:
@@ -134,7 +138,7 @@ def _say(
         case StudyState.RECEIVED:
             return _say_received(connection, study, jobs, settings, now)
         case StudyState.COMPLETE | StudyState.READ | StudyState.READY:
-            return _say_working(study, jobs, settings, now)
+            return _say_working(connection, study, jobs, settings, now)
         case StudyState.DELIVERED:
             return _say_delivered(outputs), ""
         case StudyState.CLOSED if generations.is_dismissed(study):
@@ -153,7 +157,7 @@ def _say(
             return _say_unmatched(connection, study, settings)
         case StudyState.DEAD:
             sentence, advice = _say_dead(study, jobs, settings)
-            return sentence, f"{advice}. {_dismissal(study)}"
+            return sentence + _say_failing(connection, jobs, now), f"{advice}. {_dismissal(study)}"
         case StudyState.HELD:
             raise AssertionError("a held study has its reasons")
 
@@ -232,17 +236,42 @@ def _say_received(
 _TOO_LATE_SWEEPS = 5
 
 
-def _say_working(study: Study, jobs: Sequence[JobFacts], settings: Settings, now: float) -> tuple[str, str]:
+def _say_working(
+    connection: Connection, study: Study, jobs: Sequence[JobFacts], settings: Settings, now: float
+) -> tuple[str, str]:
     repeated = [one for one in jobs if one.step == "classify" and one.state not in (JobState.DONE, JobState.SUPERSEDED)]
     open_jobs = [one for one in jobs if one.step != "classify" and one.state not in (JobState.DONE, JobState.DEAD)]
     doing = {StudyState.COMPLETE: "Complete", StudyState.READ: "Read", StudyState.READY: "Ready to be sent"}
     head = doing[study.state]
     if not open_jobs:
         return f"{head}, but no job is left for it, which should not happen.", "Report it with wetread why --json."
-    sentences = [f"{_job_name(one)} {_stand(one, now)}" for one in open_jobs]
+    known = {one.name: one for one in destinations.every(connection)}
+    sentences = [f"{_job_name(one)} {_stand(one, now, known)}" for one in open_jobs]
     waits = f" An image that arrived twice is compared first ({_stand(repeated[0], now)})." if repeated else ""
-    advice = next((text for text in (_worker_advice(one, settings) for one in open_jobs) if text), "")
-    return f"{head}: {'; '.join(sentences)}.{waits}", advice
+    advice = dict.fromkeys(text for text in (_worker_advice(one, settings, known) for one in open_jobs) if text)
+    return f"{head}: {'; '.join(sentences)}.{waits}", " ".join(advice)
+
+
+def _say_failing(connection: Connection, jobs: Sequence[JobFacts], now: float) -> str:
+    """Name each failing destination that holds a study which also needs a person."""
+    known = {one.name: one for one in destinations.every(connection)}
+    waiting = [one for one in jobs if _failing_destination(one, known)]
+    return "".join(f" Also {_job_name(one)} {_stand(one, now, known)}." for one in waiting)
+
+
+def _failing_destination(job: JobFacts, known: Mapping[str, Destination]) -> Destination | None:
+    found = known.get(job.subject) if job.step == "send" and job.state in (JobState.READY, JobState.RETRY) else None
+    return found if found is not None and found.failing_since is not None else None
+
+
+def _say_destination(found: Destination, job: JobFacts, now: float) -> str:
+    since_s = now - (found.failing_since or now)
+    next_try_s = max(found.next_try, job.run_after) - now
+    again = f"it is tried again in {_seconds(next_try_s)}" if next_try_s > 0 else "it is tried again now"
+    last = f"{found.reason} ({found.detail.rstrip('.')})" if found.detail else found.reason
+    more = found.backlog - 1
+    others = f", as {'does' if more == 1 else 'do'} {_count(more, 'other result')}" if more > 0 else ""
+    return f"waits{others}: the destination fails since {_seconds(since_s)}, last with {last}; {again}"
 
 
 def _job_name(job: JobFacts) -> str:
@@ -255,7 +284,10 @@ def _job_name(job: JobFacts) -> str:
     }.get(job.step, job.step)
 
 
-def _stand(job: JobFacts, now: float) -> str:
+def _stand(job: JobFacts, now: float, known: Mapping[str, Destination] | None = None) -> str:
+    failing = _failing_destination(job, known or {})
+    if failing is not None:
+        return _say_destination(failing, job, now)
     last = f" after {_error(job)}" if job.reason else ""
     again = f" again{last}" if job.reason else ""
     match job.state:
@@ -265,10 +297,14 @@ def _stand(job: JobFacts, now: float) -> str:
                 f"for another {_seconds(job.lease_until - now)})"
             )
         case JobState.RETRY if job.run_after > now:
-            return (
-                f"is tried again in {_seconds(job.run_after - now)}{last} "
-                f"(attempt {job.attempt} of {job.max_attempts} failed)"
+            so_far = (
+                f"waits since {_seconds(now - job.failing_since)}"
+                if job.failing_since
+                else f"attempt {job.attempt} of {job.max_attempts} failed"
             )
+            return f"is tried again in {_seconds(job.run_after - now)}{last} ({so_far})"
+        case JobState.READY | JobState.RETRY if job.step == "send":
+            return f"waits since {_seconds(now - job.run_after)} for its turn{last}"
         case JobState.READY | JobState.RETRY:
             queue = _QUEUE_OF_STEP.get(job.step, job.step)
             return f"waits for a free {queue} worker since {_seconds(now - job.run_after)}{last}"
@@ -282,13 +318,18 @@ def _error(job: JobFacts) -> str:
     return f"{job.reason} ({job.detail.rstrip('.')})" if job.detail else job.reason
 
 
-def _worker_advice(job: JobFacts | None, settings: Settings) -> str:
+def _worker_advice(job: JobFacts | None, settings: Settings, known: Mapping[str, Destination] | None = None) -> str:
     if job is None:
         return ""
+    if _failing_destination(job, known or {}):
+        return (
+            f"Nothing is lost; the same bytes are sent again. Look at {_address(job.subject, settings)}: "
+            f"wetread test-destination {job.subject}"
+        )
     if job.state is JobState.RETRY and job.reason == _NOT_CONFIRMED:
         return f"Nothing is lost and nothing was sent; see that the archive answers and has the study. {_ASKED_AGAIN}"
-    if job.state is JobState.RETRY and job.step == "send":
-        return f"Nothing is lost; the same bytes are sent again. Look at {_address(job.subject, settings)}."
+    if job.step == "send" and job.state in (JobState.READY, JobState.RETRY):
+        return f"If this stays while {job.subject} answers, no io worker runs: see wetread status."
     if job.state in (JobState.READY, JobState.RETRY):
         return f"If this stays, no {_QUEUE_OF_STEP.get(job.step, '')} worker runs: see wetread status."
     return ""
@@ -553,6 +594,7 @@ def _job_facts(row: Row[tuple[object, ...]]) -> JobFacts:
         max_attempts=row.max_attempts,
         owner=row.owner or "",
         run_after=row.run_after,
+        failing_since=row.failing_since or 0.0,
         lease_until=row.lease_until or 0.0,
         reason=row.reason,
         detail=row.detail,

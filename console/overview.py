@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
-from casebook import store, tables
+from casebook import destinations, store, tables
+from casebook.destinations import Destination
 from casebook.study import Hold, InstanceStatus, Study, StudyState
 
 _HOUR_S = 3600.0
@@ -46,6 +47,8 @@ class Overview:
     unread: int
     #: Repeated images that nobody can compare, because the disk does not give out the first copy.
     uncompared: int
+    #: Destinations that take nothing at present, with what waits for each.
+    failing: tuple[Destination, ...]
     #: Mean seconds of a read in the last hour; None where there was none.
     read_s: float | None
 
@@ -71,6 +74,7 @@ def overview(connection: Connection, *, now: float) -> Overview:
         set_aside=len(_told(connection, ("object_set_aside", "object_lost"), now - _DAY_S)),
         unread=_unread(connection, now - _DAY_S),
         uncompared=_uncompared(connection, now - _DAY_S),
+        failing=destinations.failing(connection),
         read_s=_read_s(connection, since),
     )
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def status(*, as_json: bool, config_directory: Path | None, data_directory: Path
         now = wiring.clock.now(connection)
         facts = overview(connection, now=now)
         found = roles.roles_at(connection, now=now)
-    attention = _attention(settings, facts, found)
+    attention = [*_attention(settings, facts, found), *_failing_attention(facts, now)]
     if as_json:
         say(json.dumps(_as_dict(settings, facts, found, attention, now)))
     else:
@@ -67,6 +68,31 @@ def _images(count: int) -> str:
     return f"{count} received {'image' if count == 1 else 'images'}"
 
 
+#: Seconds a destination may fail before a person has to look: it may only start again.
+_FAILING_FOR_A_MOMENT_S = 60.0
+
+
+def _failing_attention(facts: Overview, now: float) -> list[str]:
+    return [
+        f"destination {one.name} takes nothing since {_duration(now - one.failing_since)}: "
+        f"wetread test-destination {one.name}"
+        for one in facts.failing
+        if one.failing_since is not None and now - one.failing_since >= _FAILING_FOR_A_MOMENT_S
+    ]
+
+
+def _failing_lines(facts: Overview, now: float) -> list[str]:
+    lines = []
+    for one in facts.failing:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.failing_since))
+        last = f"{one.reason.replace('_', ' ')}: {one.detail.rstrip('.')}" if one.detail else one.reason
+        next_try = max(0, round(one.next_try - now))
+        lines.append(
+            f"failing     {one.name} since {since}   {one.backlog} waiting   next try in {next_try} s   {last}"
+        )
+    return lines
+
+
 def _in_words(settings: Settings, facts: Overview, found: Roles, attention: list[str], now: float) -> str:
     version = importlib.metadata.version("wetread")
     up = roles.supervisors(found.known)
@@ -85,6 +111,7 @@ def _in_words(settings: Settings, facts: Overview, found: Roles, attention: list
         waited = _duration(now - facts.oldest.changed_at)
         reason = _reasons(facts)
         lines.append(f"oldest      {uid} {facts.oldest.state} {waited}  {reason}  (wetread why {uid})")
+    lines += _failing_lines(facts, now)
     if attention:
         lines.append(f"attention   {'; '.join(attention)}")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import yaml
@@ -39,6 +40,7 @@ class HoldingRis(StandInRis):
         self._may_answer = threading.Event()
         self._may_answer.set()
         self._holds = threading.Event()
+        self._refuses = False
         super().__init__(folder)
 
     def hold(self) -> None:
@@ -46,12 +48,17 @@ class HoldingRis(StandInRis):
         self._holds.clear()
         self._may_answer.clear()
 
+    def refuse(self) -> None:
+        """Answer every message with an application error from now on."""
+        self._refuses = True
+
     def wait_until_held(self) -> None:
         """Wait until a sender waits for its acknowledgement."""
         assert self._holds.wait(_HELD_TIMEOUT_S)
 
     def let_go(self) -> None:
         """Answer again, also what was held."""
+        self._refuses = False
         self._may_answer.set()
 
     def close(self) -> None:
@@ -64,7 +71,27 @@ class HoldingRis(StandInRis):
         if not self._may_answer.is_set():
             self._holds.set()
             self._may_answer.wait(_HELD_TIMEOUT_S)
-        return answer
+        return answer.replace(b"MSA|AA|", b"MSA|AE|") if self._refuses else answer
+
+
+class BusyPacs(StandInPacs):
+    """An archive that can be told to be out of resources."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take everything until told otherwise."""
+        self._is_busy = False
+        super().__init__(folder)
+
+    def refuse(self) -> None:
+        """Answer 0xA700 from now on."""
+        self._is_busy = True
+
+    def let_go(self) -> None:
+        """Take everything again."""
+        self._is_busy = False
+
+    def _on_store(self, event: Any) -> int:
+        return 0xA700 if self._is_busy else super()._on_store(event)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,7 +99,7 @@ class Hospital:
     """One site: its Wetread, its archive, its RIS."""
 
     root: Path
-    pacs: StandInPacs
+    pacs: BusyPacs
     ris: HoldingRis
     port: int
     wiring: Wiring = field(repr=False)
@@ -190,7 +217,11 @@ def arrived_twice(arrivals: Sequence[ReceivedResult]) -> int:
 
 @contextmanager
 def hospital(
-    root: Path, *, settings: Mapping[str, object] | None = None, module: str = "integration_tests.supervised"
+    root: Path,
+    *,
+    settings: Mapping[str, object] | None = None,
+    module: str = "integration_tests.supervised",
+    timeout_s: float = 30.0,
 ) -> Iterator[Hospital]:
     """Run a site until the block ends.
 
@@ -200,15 +231,17 @@ def hospital(
         Over the tests' `node.yaml`: other databases and brokers.
     module
         Runs the supervisor; the default has the fake reader.
+    timeout_s
+        For which a destination is waited for.
     """
     # Whatever ends badly, the rest still ends.
     with ExitStack() as ends:
         ends.callback(_collect_sockets)
-        pacs = StandInPacs(root / "pacs")
+        pacs = BusyPacs(root / "pacs")
         ends.callback(pacs.close)
         ris = HoldingRis(root / "ris")
         ends.callback(ris.close)
-        config = _write_configuration(root, pacs, ris, settings or {})
+        config = _write_configuration(root, pacs, ris, settings or {}, timeout_s)
         arguments = ["--config", str(config), "--data", str(root / "data")]
         command = [sys.executable, "-m", *module.split(), *arguments]
         log = ends.enter_context((root / "log.jsonl").open("wb"))
@@ -241,7 +274,9 @@ def _collect_sockets() -> None:
         gc.collect()
 
 
-def _write_configuration(root: Path, pacs: StandInPacs, ris: StandInRis, settings: Mapping[str, object]) -> Path:
+def _write_configuration(
+    root: Path, pacs: StandInPacs, ris: StandInRis, settings: Mapping[str, object], timeout_s: float
+) -> Path:
     config = root / "config"
     shutil.copytree(REPOSITORY / "config", config)
     node = yaml.safe_load((config / "node.yaml").read_text(encoding="utf-8"))
@@ -250,6 +285,6 @@ def _write_configuration(root: Path, pacs: StandInPacs, ris: StandInRis, setting
     node["queue"] = {"sweep_interval_s": 0.2, "lease_s": 3.0, "backoff_first_s": 0.5}
     ports = {"pacs": pacs.port, "ris": ris.port}
     for destination in node["destinations"]:
-        destination["port"] = ports[destination["name"]]
+        destination |= {"port": ports[destination["name"]], "timeout_s": timeout_s}
     (config / "node.yaml").write_text(yaml.safe_dump(node | dict(settings), sort_keys=False), encoding="utf-8")
     return config

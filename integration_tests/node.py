@@ -177,7 +177,7 @@ def write_config(
             "min_free_bytes": 0,
             "network_timeout_s": 10.0,
         },
-        "queue": {"sweep_interval_s": 0.3, "backoff_first_s": 0.5, "backoff_cap_s": 2.0, "max_send_attempts": 100},
+        "queue": {"sweep_interval_s": 0.3, "backoff_first_s": 0.5, "backoff_cap_s": 2.0},
         "worker": {"threads": 1},
         "destinations": [dict(one) for one in destinations],
     }

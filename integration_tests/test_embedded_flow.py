@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from dicom_node import io_worker
 from integration_tests import foreign, services
 from integration_tests.hospital import Hospital, arrived_twice, hospital
 from integration_tests.settings import REPOSITORY, environment
@@ -173,13 +174,14 @@ def _kill_in_mid_work(site: Hospital, whom: str, first_seed: int) -> list[str]:
     return [*uids, *site.send([first_seed + 3])]
 
 
-@pytest.mark.parametrize("whom", ["the parent", "one child", "the other child"])
+@pytest.mark.parametrize("whom", ["the parent", "one child", "another child"])
 def test_no_child_outlives_its_role(tmp_path: Path, whom: str) -> None:
     with hospital(tmp_path) as site:
-        foreign.wait_until(lambda: len(site.present("io")) == 2, what="both children")
+        expected = io_worker.children(site.wiring.settings)
+        foreign.wait_until(lambda: len(site.present("io")) == expected, what="every child")
         children = [psutil.Process(one.pid) for one in site.present("io")]
         family = [children[0].parent(), *children]
-        family[["the parent", "one child", "the other child"].index(whom)].kill()
+        family[["the parent", "one child", "another child"].index(whom)].kill()
 
         foreign.wait_until(
             lambda: not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE],

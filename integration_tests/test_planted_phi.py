@@ -185,7 +185,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
                 _way("archive says why", "en", "pacs_fails"),
                 _way("ris says why", "en", "ris_fails"),
             ],
-            queue={"max_attempts": 2, "max_send_attempts": 2},
+            queue={"max_attempts": 2, "give_up_after_h": 0.002},
         ) as wetread,
     ):
         (folder / "sent").mkdir()

@@ -40,11 +40,13 @@ _SECONDS_PER_STUDY = 12.0
 _AFTERMATH_S = 700.0
 #: Virtual seconds after which a hospital without faults must have come to its end.
 _CALM_S = 1800.0
+#: Virtual seconds between two sweeps long after the last study came: only an outage is left to wait for.
+_IDLE_SWEEP_INTERVAL_S = 60.0
 _LIMITS = QueueSettings(
     lease_s=20.0,
     sweep_interval_s=5.0,
     max_attempts=4,
-    max_send_attempts=8,
+    hard_limit_s=300.0,
     backoff_first_s=2.0,
     backoff_cap_s=60.0,
     ask_again_s=15.0,
@@ -76,12 +78,13 @@ def simulate(seed: int, studies: int, engine: Engine) -> Report:
     BrokenPromise
         When one of the promises does not hold.
     """
-    with _quiet_logs():
+    with quiet_logs():
         return Hospital(seed, studies, engine).play()
 
 
 @contextmanager
-def _quiet_logs() -> Iterator[None]:
+def quiet_logs() -> Iterator[None]:
+    """Keep what the roles log to themselves."""
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
@@ -103,10 +106,17 @@ class Listener:
 class Hospital:
     """Everything of one seed."""
 
-    def __init__(self, seed: int, studies: int, engine: Engine) -> None:
-        """Draw the studies and put the roles in their places."""
+    def __init__(self, seed: int, studies: int, engine: Engine, *, is_rough: bool = True) -> None:
+        """Draw the studies and put the roles in their places.
+
+        Parameters
+        ----------
+        is_rough
+            Whether processes die, messages are lost and databases go away.
+        """
         self.seed = seed
         self.world = World(seed)
+        self.world.is_calm = not is_rough
         self.engine = engine
         self.plans = {
             plan.study_instance_uid: plan
@@ -133,7 +143,7 @@ class Hospital:
         self.expected_sends = 0
         self.workers = {
             name: [self._process(f"{name}-{number}", self._worker(name)) for number in range(count)]
-            for name, count in (("gpu", 2), ("io", 3))
+            for name, count in (("gpu", 2), ("io", 4))
         }
         self.listeners = [self._listener(number) for number in range(2)]
         self.sweepers = [self._process(f"sweeper-{number}", self._sweeper) for number in range(2)]
@@ -142,15 +152,10 @@ class Hospital:
     def play(self) -> Report:
         """Let the hospital run, with faults and then without, and check the promises."""
         world = self.world
-        for process in self._processes():
-            process.start()
-        lasts_s = len(self.plans) * _SECONDS_PER_STUDY + _AFTERMATH_S
-        for plan in self.plans.values():
-            self.world.faults.update(plan.troubles)
-            self._schedule(plan)
-        self._schedule_trouble(lasts_s)
         begun = world.now
-        world.run(until=lambda: world.now >= begun + lasts_s)
+        self.start()
+        self._schedule_trouble(self._lasts_s)
+        world.run(until=lambda: world.now >= begun + self._lasts_s)
         world.is_calm = True
         calm = world.now
         world.run(until=lambda: self._is_over or world.now >= calm + _CALM_S)
@@ -166,7 +171,23 @@ class Hospital:
             faults=dict(sorted(self.world.faults.items())),
         )
 
+    def start(self) -> None:
+        """Start every process, and let the studies come."""
+        for process in self._processes():
+            process.start()
+        for plan in self.plans.values():
+            self.world.faults.update(plan.troubles)
+            self._schedule(plan)
+
+    def run_until(self, condition: Callable[[], bool]) -> None:
+        """Let time pass until a condition holds, or nothing is left to do."""
+        self.world.run(until=lambda: condition() or self._is_over)
+
     # ---- roles ---------------------------------------------------------------------------------------------
+
+    @property
+    def _lasts_s(self) -> float:
+        return len(self.plans) * _SECONDS_PER_STUDY + _AFTERMATH_S
 
     @property
     def _is_over(self) -> bool:
@@ -203,12 +224,18 @@ class Hospital:
         if world.happens("wake-up lost", world.odds.wake_up_lost):
             return
         for _ in range(2 if world.happens("wake-up repeated", world.odds.wake_up_repeated) else 1):
-            world.after(world.random.uniform(0.01, 1.5), world.random.choice(self.workers[queue_name]).poke)
+            world.after(world.random.uniform(0.01, world.odds.wake_up_s), lambda: self._deliver_wake_up(queue_name))
+
+    def _deliver_wake_up(self, queue_name: str) -> None:
+        # A worker that is busy takes no message.
+        workers = self.workers[queue_name]
+        self.world.random.choice([one for one in workers if one.is_idle] or workers).poke()
 
     def _sweeper(self, process: Process) -> Steps:
         wiring = self._wiring(process.name)
         clock_leaps = Leaps(clock=wiring.clock, passed_s=lambda: self.world.now)
         is_first = True
+        begun = self.world.now
         yield self.world.random.uniform(0.0, _LIMITS.sweep_interval_s)
         while True:
             try:
@@ -222,7 +249,7 @@ class Hospital:
             is_first = False
             if self.world.is_calm:
                 self._seen_quiescent = self.promises.is_quiescent()
-            yield _LIMITS.sweep_interval_s
+            yield _LIMITS.sweep_interval_s if self.world.now < begun + 2 * self._lasts_s else _IDLE_SWEEP_INTERVAL_S
 
     def _person(self, process: Process) -> Steps:
         wiring = self._wiring(process.name)
@@ -272,6 +299,8 @@ class Hospital:
             for _ in range(3):
                 seconds = world.random.choice((5.0, 40.0, 150.0))
                 world.after(world.random.uniform(0.0, lasts_s), lambda end=end, s=seconds: end.goes_down(s))  # type: ignore[misc]
+            seconds = world.random.choice((100.0, 600.0))
+            world.after(world.random.uniform(0.0, lasts_s), lambda end=end, s=seconds: end.goes_silent(s))  # type: ignore[misc]
         for _ in range(3):
             seconds = world.random.uniform(1.0, 30.0)
             world.after(world.random.uniform(0.0, lasts_s), lambda s=seconds: world.database_goes_away(s))  # type: ignore[misc]
@@ -430,13 +459,13 @@ class Hospital:
             yield world.random.uniform(0.0, 0.3)
             yield from self._commit(runner, job, outcomes[0])
         except LostLease:
-            self.world.faults["late commit fenced off"] += 1
+            self._is_fenced_off(runner, job)
         except Exception as error:  # noqa: BLE001 - as the runner does
             yield world.random.uniform(0.0, 0.1)
             try:
                 runner.fail(job, error)
             except LostLease:
-                self.world.faults["late commit fenced off"] += 1
+                self._is_fenced_off(runner, job)
             except DBAPIError:
                 return  # The lease expires.
         else:
@@ -444,6 +473,10 @@ class Hospital:
                 runner.wake_next()
             except DBAPIError:
                 return
+
+    def _is_fenced_off(self, runner: Runner, job: Job) -> None:
+        self.world.faults["late commit fenced off"] += 1
+        runner.leave_wire(job)
 
     def _ask_whose_it_is(self, case: Case) -> Cleared | Held:
         # What the gate of the node does, against an archive that may be silent.

@@ -12,6 +12,8 @@ from casebook.simulation.patients import PLANTED_NAME, QUIET_PERIOD_S, Image
 from casebook.simulation.world import BrokenPromise
 from casebook.study import CompletionReason, InstanceStatus, ReceivedInstance, StudyState
 
+#: Reasons that last for hours, and of which nothing dies.
+_ENDS_BY_ITSELF = ("peer_unavailable", "patient_not_confirmed", "not_compared")
 _LIVE = (JobState.READY, JobState.RETRY, JobState.RUNNING)
 _OUTCOMES = (
     StudyState.DELIVERED,
@@ -229,6 +231,8 @@ class Promises:
         ).all()
         if study.state is StudyState.DEAD and not all(row.reason for row in dead):
             raise BrokenPromise(f"{study_instance_uid}: dead without a reason")
+        if any(row.reason in _ENDS_BY_ITSELF for row in dead):
+            raise BrokenPromise(f"{study_instance_uid}: dead because somebody did not answer")
         if (study.state is StudyState.DEAD) != bool(dead) and study.state is not StudyState.HELD:
             raise BrokenPromise(f"{study_instance_uid}: {study.state} with {len(dead)} dead jobs")
         if study.state is StudyState.DELIVERED:

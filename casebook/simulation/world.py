@@ -45,6 +45,8 @@ class Odds:
     #: Of each wake-up: it is lost, or sent twice.
     wake_up_lost: float = 0.3
     wake_up_repeated: float = 0.2
+    #: Longest time a wake-up takes, in seconds.
+    wake_up_s: float = 1.5
     #: Of each job: its worker never renews the lease.
     deaf: float = 0.05
 
@@ -182,6 +184,11 @@ class Process:
     def is_alive(self) -> bool:
         """Whether it runs."""
         return self._steps is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a wake-up."""
+        return self._waits
 
     @property
     def is_stopped(self) -> bool:

@@ -11,7 +11,7 @@ from alembic import command
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
-from casebook import database
+from casebook import database, destinations, queue
 from casebook.errors import SchemaMismatch, UnsafeStorage
 from casebook.testing import empty_postgresql
 from integration_tests.foreign import refuse_or_skip
@@ -152,6 +152,46 @@ def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
 
     assert database.current_revision(engine) == database.head_revision()
     engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_results_that_wait_when_the_destinations_come_are_sent_under_their_lock(tmp_path: Path, kind: str) -> None:
+    with empty_postgresql() as url:
+        if kind == "postgresql" and url is None:
+            refuse_or_skip("no PostgreSQL answers (WETREAD_TEST_POSTGRESQL_URL)")
+        address = url if kind == "postgresql" and url else f"sqlite:///{tmp_path / 'wetread.sqlite'}"
+        engine = database.open_database(address)
+        command.upgrade(database.alembic_config(engine), "0007")
+        with database.write(engine) as connection:
+            connection.execute(
+                text(
+                    "INSERT INTO study (study_instance_uid, generation, state, reason, detail, pipeline,"
+                    " instance_count, calling_ae_title, first_received_at, last_received_at, quiet_at, changed_at)"
+                    " VALUES ('1.2', 1, 'ready', '', '', '', 1, '', 0, 0, 0, 0)"
+                )
+            )
+            connection.execute(
+                text(
+                    "INSERT INTO output (study_instance_uid, generation, destination, kind, content, sha256,"
+                    " object_uid, object_class, frozen_at) VALUES ('1.2', 1, 'ris', 'oru', '', '', '9', '', 0)"
+                )
+            )
+            connection.execute(
+                text(
+                    "INSERT INTO job (step, idempotency_key, queue, study_instance_uid, generation, subject, state,"
+                    " priority, run_after, attempt, max_attempts, fence, reason, detail, created_at)"
+                    " VALUES ('send', 'k', 'io', '1.2', 1, 'ris', 'retry', 0, 0, 3, 20, 3, '', '', 0)"
+                )
+            )
+        database.migrate(engine)
+        with database.write(engine) as connection:
+            (job,) = queue.claim(connection, queue="io", owner="me", lease_s=60.0, now=1.0)
+            (ris,) = destinations.every(connection)
+
+        assert (job.lock, ris.name, ris.kind, ris.failing_since) == ("ris", "ris", "hl7", None)
+        command.downgrade(database.alembic_config(engine), "0007")
+        assert database.current_revision(engine) == "0007"
+        engine.dispose()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

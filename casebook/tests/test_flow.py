@@ -41,7 +41,7 @@ from casebook.testing import FrozenClock, a_header, a_pipeline, a_reading, a_rec
 from casebook.wiring import Wiring
 
 UID = "1.2.3"
-LIMITS = QueueSettings(max_attempts=3, max_send_attempts=4, backoff_first_s=10.0, backoff_cap_s=30.0)
+LIMITS = QueueSettings(max_attempts=3, give_up_after_h=2.0, backoff_first_s=10.0, backoff_cap_s=30.0)
 ARCHIVE = ArchiveSettings(host="127.0.0.1", port=104, ae_title="ARCHIVE", max_questions=2)
 
 
@@ -82,6 +82,10 @@ class Room:
                 if job is not wanted:
                     queue.release(connection, job, now=self.clock.at)
         return wanted
+
+    def claim_all(self, queue_name: str) -> list[Job]:
+        with self.wiring.write() as connection:
+            return queue.claim(connection, queue=queue_name, owner="me", lease_s=60.0, now=self.clock.at, limit=9)
 
     def load(self, job: Job) -> Case:
         with self.wiring.read() as connection:
@@ -371,16 +375,19 @@ def test_a_study_goes_from_received_to_delivered(room: Room) -> None:
     assert room.actions()[-1] == "delivered"
 
 
-def test_a_result_waits_for_an_archive_as_long_as_for_a_destination(room: Room) -> None:
+@pytest.mark.parametrize("step", ["prepare", "send"])
+def test_a_result_waits_for_an_archive_as_long_as_for_a_destination(room: Room, step: str) -> None:
     room.receive(1)
     room.complete()
     room.read()
-    for _ in range(LIMITS.max_send_attempts - 1):
-        job = room.claim("prepare")
-        room.fail(job, PatientNotConfirmed("The archive PACS does not answer"))
-        room.clock.advance(60)
+    if step == "send":
+        room.prepare()
+    began = room.clock.at
+    while room.clock.at < began + LIMITS.give_up_after_h * 3600 - 60:
+        room.fail(room.claim(step), PatientNotConfirmed("The archive PACS does not answer"))
+        room.clock.advance(31)
     assert room.study().state is StudyState.READ
-    assert room.claim("prepare").max_attempts == LIMITS.max_send_attempts > LIMITS.max_attempts
+    assert room.claim(step).attempt == 1
 
 
 def test_what_was_noted_when_a_job_was_cleared_stands_in_the_timeline(room: Room) -> None:
@@ -728,7 +735,7 @@ def test_a_retryable_error_waits_longer_each_time_and_then_kills_the_job(room: R
     room.complete()
     waits = []
     for _ in range(LIMITS.max_attempts):
-        room.fail(room.claim("read"), PeerUnavailable())
+        room.fail(room.claim("read"), Retryable())
         if room.study().state is StudyState.DEAD:
             break
         with room.wiring.read() as connection:
@@ -747,12 +754,97 @@ def test_a_wait_is_never_longer_than_its_cap(room: Room) -> None:
     room.complete()
     room.read()
     room.prepare()
-    for _ in range(LIMITS.max_send_attempts - 1):
+    for _ in range(20):
         room.fail(room.claim("send"), PeerUnavailable())
         with room.wiring.read() as connection:
             due = connection.execute(select(tables.job.c.run_after).where(tables.job.c.step == "send")).scalar_one()
         assert due - room.clock.at <= LIMITS.backoff_cap_s
         room.clock.at = due
+
+
+def test_an_outage_uses_up_no_attempts_and_ends_in_time(room: Room) -> None:
+    room.receive(1)
+    room.complete()
+    room.read()
+    room.prepare()
+    began = room.clock.at
+    while room.clock.at < began + LIMITS.give_up_after_h * 3600:
+        job = room.claim("send")
+        assert job.attempt == 1
+        room.fail(job, PeerUnavailable("it was silent"))
+        assert room.study().state is StudyState.READ
+        room.clock.advance(31)
+    room.fail(room.claim("send"), PeerUnavailable("it was silent"))
+
+    assert room.study().state is StudyState.DEAD
+
+
+def test_a_revived_send_has_its_hours_again(room: Room) -> None:
+    room.receive(1)
+    room.complete()
+    room.read()
+    room.prepare()
+    room.fail(room.claim("send"), PeerUnavailable())
+    room.clock.advance(LIMITS.give_up_after_h * 3600 + 1)
+    room.fail(room.claim("send"), PeerUnavailable())
+    room.write(lambda c: decisions.retry_dead(c, UID, now=room.clock.at, actor="person"))
+    room.fail(room.claim("send"), PeerUnavailable())
+
+    assert room.study().state is StudyState.READ
+
+
+def test_a_send_whose_worker_keeps_vanishing_is_dead_after_its_attempts(room: Room) -> None:
+    room.receive(1)
+    room.complete()
+    room.read()
+    room.prepare()
+    for _ in range(LIMITS.max_attempts):
+        room.fail(room.claim("send"), flow.WorkerVanished())
+        room.clock.advance(31)
+
+    assert room.study().state is StudyState.DEAD
+
+
+def test_a_newer_result_waits_while_the_older_may_be_on_the_wire(room: Room) -> None:
+    room.receive(1)
+    room.complete()
+    room.read()
+    room.prepare()
+    older = room.claim("send")
+    room.begin_send(older)
+    room.receive(2)
+    room.complete()
+    room.read()
+    for _ in room.pipelines[0].destinations:
+        room.prepare()
+    other = room.claim("send")
+    assert (other.subject, other.generation) != (older.subject, 2)
+    assert not [one for one in room.claim_all("io") if one.subject == older.subject], "it may still be on its way"
+
+    room.write(lambda c: queue.take_off_wire(c, older))
+
+    assert [one.generation for one in room.claim_all("io")] == [2]
+
+
+def test_what_a_vanished_worker_sent_is_over_when_its_process_must_have_ended(room: Room) -> None:
+    room.receive(1)
+    room.complete()
+    room.read()
+    room.prepare()
+    older = room.claim("send")
+    room.begin_send(older)
+    room.fail(older, flow.WorkerVanished())
+    room.receive(2)
+    room.complete()
+    room.read()
+    room.prepare()
+    room.prepare()
+    began = room.clock.at
+    assert not [one for one in room.claim_all("io") if one.subject == older.subject]
+
+    room.clock.at = began + LIMITS.hard_limit_s
+
+    assert [one.generation for one in room.claim_all("io") if one.subject == older.subject] == [2]
 
 
 def test_a_permanent_error_kills_the_job_at_once_and_keeps_its_reason(room: Room) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import Connection, bindparam, update
+from sqlalchemy import Connection, bindparam, literal, update
 
 from casebook import flow, intake, queue, store, tables
 from casebook.case import Job
@@ -13,6 +13,7 @@ from casebook.outcomes import Cleared, Outcome
 from casebook.runner import Runner
 from casebook.simulation.__main__ import main
 from casebook.simulation.hospital import Hospital, Report, simulate
+from casebook.simulation.outage import Fault, Outage, play_outage
 from casebook.simulation.world import BrokenPromise, Crash, Odds, SimulatedWiring
 from casebook.testing import postgresql_database, sqlite_database
 from integration_tests.foreign import refuse_or_skip
@@ -41,6 +42,31 @@ def test_every_promise_holds_on_postgresql(seed: int) -> None:
         report = simulate(seed, 10, engine)
 
     assert sum(report.endings.values()) == 10
+
+
+@pytest.mark.parametrize("fault", Fault)
+@pytest.mark.parametrize("destination", ["ris", "pacs"])
+def test_an_outage_of_hours_delays_no_other_destination_and_ends_nothing(destination: str, fault: Fault) -> None:
+    with sqlite_database() as engine:
+        report = play_outage(1, 20, engine, Outage(destination=destination, fault=fault, seconds=24 * 3600))
+
+    assert report.waited >= 8
+    assert 0.0 < report.longest_delay_s <= 5.0
+    assert report.recovery_s < 900.0
+
+
+def test_a_claim_without_limits_lets_one_destination_delay_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "_CLAIM", _claim_without_limits())
+    outage = Outage(destination="ris", fault=Fault.SILENT, seconds=1800)
+
+    with sqlite_database() as engine, pytest.raises(BrokenPromise, match=r"waited .* for another end"):
+        play_outage(1, 20, engine, outage)
+
+
+def _claim_without_limits() -> Any:
+    with pytest.MonkeyPatch.context() as inside:
+        inside.setattr(queue, "_is_open", lambda: literal(value=True))
+        return queue._claim_statement(is_postgresql=False)
 
 
 def test_one_seed_is_one_story() -> None:

@@ -164,12 +164,44 @@ def test_a_send_that_failed_says_when_it_is_tried_again_and_after_what(wiring: W
     said = say(wiring)
 
     assert said.study.state is StudyState.READY
-    assert said.sentence.startswith("Ready to be sent: sending to ris is tried again in ")
-    assert said.sentence.endswith(
-        "after peer_unavailable (the connection failed (ConnectionRefusedError)) (attempt 1 of 20 failed)."
+    assert said.sentence.startswith(
+        "Ready to be sent: sending to ris waits: the destination fails since 0 s, last with peer_unavailable "
+        "(the connection failed (ConnectionRefusedError)); it is tried again in "
     )
     assert "destination ris (hl7 10.1.7.5:2575)" in said.advice
+    assert "wetread test-destination ris" in said.advice
     assert [(one.destination, one.acknowledgement) for one in said.outputs] == [("pacs", "0x0000"), ("ris", "")]
+
+
+def test_every_failing_destination_that_holds_a_study_is_named(wiring: Wiring, clock: FrozenClock) -> None:
+    def read(case: Case) -> Outcome:
+        return Drafted(reading=a_reading(study=case.study.study_instance_uid, generation=1))
+
+    def prepare(case: Case) -> Outcome:
+        kind = "sr" if case.job.subject == "pacs" else "oru"
+        uid = f"{case.study.study_instance_uid}.{kind}"
+        return Prepared(kind=kind, content=b"x", object_uid=uid, object_class="c")
+
+    for number in (1, 2):
+        uid = f"1.2.{number}"
+        with wiring.write() as connection:
+            intake.record_instances(connection, [a_received_instance(study=uid)], clock.now())
+    clock.advance(31)
+    for number in (1, 2):
+        with wiring.write() as connection:
+            flow.settle_quiet(connection, f"1.2.{number}", terms=wiring.terms(connection), archive=None)
+    run(wiring, "gpu", read=read)
+    run(wiring, "io", prepare=prepare, send=fail(PeerUnavailable("it was silent")))
+    clock.advance(120)
+    with wiring.read() as connection:
+        said = explain(connection, "1.2.2", settings=wiring.settings, now=clock.now())
+
+    assert said.sentence.count("as does 1 other result: the destination fails since 2 min, last with peer_unava") == 2
+    assert "sending to pacs waits" in said.sentence
+    assert "sending to ris waits" in said.sentence
+    assert "test-destination pacs" in said.advice
+    assert "test-destination ris" in said.advice
+    assert "io worker" not in said.sentence + said.advice
 
 
 def test_an_attempt_in_work_still_says_why_the_last_one_failed(wiring: Wiring, clock: FrozenClock) -> None:
@@ -182,7 +214,7 @@ def test_an_attempt_in_work_still_says_why_the_last_one_failed(wiring: Wiring, c
         queue.claim(connection, queue="io", owner="sender-1:77", lease_s=60, now=clock.now())
 
     assert say(wiring).sentence.startswith(
-        "Ready to be sent: sending to ris is in work again after peer_unavailable (it was silent) (attempt 2 of 20"
+        "Ready to be sent: sending to ris is in work again after peer_unavailable (it was silent) (attempt 1 of 5"
     )
 
 

@@ -1,7 +1,9 @@
 """The verbs: what they print, what they change, their exit codes, and what they load."""
 
 import json
+import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from casebook import audit, intake, queue, store
+from casebook import audit, destinations, intake, queue, store, tables
 from casebook.errors import SchemaMismatch, SettingsError, UnsafeStorage
 from casebook.logs import configure_logs
 from casebook.settings import SHIPPED_CONFIG_DIRECTORY
@@ -19,6 +21,7 @@ from casebook.study import InstanceStatus, StudyState
 from casebook.testing import a_received_instance
 from casebook.wiring import Wiring, wire
 from console.__main__ import cli
+from integration_tests.foreign import free_port
 
 STUDY = "1.2.3"
 REPOSITORY = SHIPPED_CONFIG_DIRECTORY.parent
@@ -91,6 +94,72 @@ def test_status_needs_attention_where_nothing_runs(wiring: Wiring) -> None:
     assert "nothing runs here: wetread up" in done.output
     assert f"oldest      {STUDY} received" in done.output
     assert "SECRET" not in done.output
+
+
+def _let_fail(wiring: Wiring, *, for_s: float) -> None:
+    with wiring.write() as connection:
+        now = wiring.clock.now(connection)
+        destinations.register(connection, "ris", "hl7")
+        queue.enqueue(
+            connection,
+            step="send",
+            queue="io",
+            idempotency_key="send",
+            study_instance_uid=STUDY,
+            generation=1,
+            subject="ris",
+            lock="ris",
+            max_attempts=5,
+            now=now,
+        )
+        connection.execute(
+            tables.destination.update().values(
+                failing_since=now - for_s, next_try=now + 20, reason="peer_unavailable", detail="It was silent."
+            )
+        )
+
+
+def test_status_names_a_failing_destination_at_once_and_needs_a_person_after_a_minute(wiring: Wiring) -> None:
+    _let_fail(wiring, for_s=30.0)
+    early = call(wiring, "status")
+    _let_fail(wiring, for_s=61.0)
+    late = call(wiring, "status")
+
+    assert re.search(
+        r"failing     ris since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d   1 waiting   next try in (20|19) s   "
+        r"peer unavailable: It was silent\n",
+        early.output,
+    )
+    assert "destination ris" not in early.output
+    assert "destination ris takes nothing since 00:01:01: wetread test-destination ris" in late.output
+    assert late.exit_code == 1
+    assert json.loads(call(wiring, "status", "--json").output)["overview"]["failing"][0]["backlog"] == 1
+
+
+def test_a_destination_that_nothing_listens_for_is_told_in_words(wiring: Wiring) -> None:
+    port = free_port()
+    (wiring.settings.config_directory / "node.yaml").write_text(
+        f"destinations: [{{name: ris, kind: hl7, host: 127.0.0.1, port: {port}, result_status: R}}]"
+    )
+    refused, unknown = call(wiring, "test-destination", "ris"), call(wiring, "test-destination", "pacs")
+
+    assert (refused.exit_code, unknown.exit_code) == (1, 2)
+    assert refused.output == (
+        f"127.0.0.1:{port} refuses the connection: nothing listens on this port.\nris cannot be sent to.\n"
+    )
+    assert "there are: ris" in unknown.output
+
+
+def test_a_destination_that_answers_can_be_sent_to(wiring: Wiring) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        (wiring.settings.config_directory / "node.yaml").write_text(
+            "destinations: [{name: ris, kind: hl7, host: 127.0.0.1, "
+            f"port: {listening.getsockname()[1]}, result_status: R}}]"
+        )
+        done = call(wiring, "test-destination", "ris")
+
+    assert done.exit_code == 0
+    assert done.output.endswith("ris can be sent to.\n")
 
 
 def test_status_says_the_same_to_machines(wiring: Wiring) -> None:

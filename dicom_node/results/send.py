@@ -56,11 +56,12 @@ def send(case: Case, settings: Settings) -> Delivered | Held:
     if isinstance(destination, DicomDestination) and case.output.kind == "sr":
         guards.check_sr(content, case.reading, case.output.object_uid)
         note = _rejection_note(content, case.reading) if destination.rejection_notes else b""
-        status = store_scu.store(content, destination)
+        stored = store_scu.store(content, destination)
+        negotiated = stored.negotiated
         # The newer draft first: between the two there are two drafts, never none.
         if note:
-            store_scu.store(note, destination)
-        return Delivered(acknowledgement=f"0x{status:04X}")
+            negotiated = negotiated | store_scu.store(note, destination).negotiated
+        return Delivered(acknowledgement=f"0x{stored.status:04X}", negotiated=negotiated)
     if isinstance(destination, Hl7Destination) and case.output.kind == "oru":
         guards.check_oru(content, case.reading, destination, case.output.object_uid)
         return Delivered(acknowledgement=_exchange(content, case.output.object_uid, destination))

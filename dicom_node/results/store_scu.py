@@ -1,6 +1,7 @@
 """C-STORE of frozen bytes to an archive (PS3.4 annex B), and what its answers mean for the job."""
 
 import io
+from dataclasses import dataclass
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -12,7 +13,7 @@ from pynetdicom.presentation import build_context
 from casebook.errors import PeerUnavailable, RejectedByPeer, UnsafeOutput
 from casebook.logs import get_logger
 from casebook.settings import DicomDestination
-from dicom_node.association_scu import associate
+from dicom_node.association_scu import accepted, associate, why_rejected
 from dicom_node.results.rejection_note import KEY_OBJECT_SELECTION
 from dicom_node.results.sr_document import ENHANCED_SR
 
@@ -36,7 +37,17 @@ _REFUSED = {
 }
 
 
-def store(content: bytes, destination: DicomDestination) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """An archive has the object."""
+
+    #: DIMSE status with which it took it: 0x0000, a warning, or 0x0111 where it had it already.
+    status: int
+    #: What it accepted in this association: SOP Class UID to transfer syntaxes.
+    negotiated: dict[str, tuple[str, ...]]
+
+
+def store(content: bytes, destination: DicomDestination) -> Stored:
     """Store one DICOM file at the destination.
 
     Parameters
@@ -45,10 +56,6 @@ def store(content: bytes, destination: DicomDestination) -> int:
         The exact bytes of the file; the data set goes out as it stands in them.
     destination
         Where to, and how long to wait.
-
-    Returns
-    -------
-        The DIMSE status with which the archive took it: 0x0000, a warning, or 0x0111 where it had it already.
 
     Raises
     ------
@@ -70,7 +77,7 @@ def store(content: bytes, destination: DicomDestination) -> int:
     finally:
         if association.is_established:
             association.release()
-    return judge(status, destination.name)
+    return Stored(status=judge(status, destination.name), negotiated=accepted(association))
 
 
 def judge(status: int, destination: str) -> int:
@@ -117,10 +124,7 @@ def _associate(destination: DicomDestination, sop_class_uid: str) -> Association
         return association
     answer = association.acceptor.primitive
     if association.is_rejected and answer is not None:
-        raise PeerUnavailable(
-            f"the archive rejected the association (result {answer.result}, source {answer.result_source}, "
-            f"reason {answer.diagnostic}; PS3.8 9.3.4)"
-        )
+        raise PeerUnavailable(f"the archive rejected the association: {why_rejected(answer)}")
     if answer is not None and not association.accepted_contexts:
         raise RejectedByPeer(f"the archive accepts no {_REFUSED.get(sop_class_uid, 'object of this kind')}")
     raise PeerUnavailable("the archive did not answer the association request")

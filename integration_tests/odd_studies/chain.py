@@ -291,7 +291,7 @@ def replaced(*changes: tuple[Any, str, Any]) -> Iterator[None]:
 @contextmanager
 def _peers_that_take_everything() -> Iterator[None]:
     with replaced(
-        (store_scu, "store", lambda *_, **__: 0x0000),
+        (store_scu, "store", lambda *_, **__: store_scu.Stored(status=0x0000, negotiated={})),
         (sending, "_exchange", lambda *_, **__: "AA"),
     ):
         yield

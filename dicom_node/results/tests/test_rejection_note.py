@@ -20,7 +20,7 @@ from dicom_node.results import guards, rejection_note
 from dicom_node.results.prepare import prepare
 from dicom_node.results.rejection_note import KEY_OBJECT_SELECTION
 from dicom_node.results.send import send
-from dicom_node.results.sr_document import build, to_bytes
+from dicom_node.results.sr_document import ENHANCED_SR, build, to_bytes
 from dicom_node.results.tests import drafts
 from dicom_node.tests.peers import archive
 
@@ -130,7 +130,9 @@ def test_the_note_follows_the_draft_where_the_archive_takes_notes() -> None:
     with archive(0x0000, 0x0000, further_sop_class_uids=(KEY_OBJECT_SELECTION,)) as peer:
         outcome = send(ready, settings(peer.port, takes_notes=True))
 
-    assert outcome == Delivered(acknowledgement="0x0000")
+    assert isinstance(outcome, Delivered)
+    assert outcome.acknowledgement == "0x0000"
+    assert set(outcome.negotiated) == {ENHANCED_SR, KEY_OBJECT_SELECTION}
     draft, rejection = peer.data_sets
     assert ready.output.content.endswith(draft)
     assert b"Rejected for Quality Reasons" in rejection
@@ -159,7 +161,8 @@ def test_a_note_that_did_not_arrive_is_sent_again_with_the_draft() -> None:
             send(ready, to)
         outcome = send(ready, to)
 
-    assert outcome == Delivered(acknowledgement="0x0111")
+    assert isinstance(outcome, Delivered)
+    assert outcome.acknowledgement == "0x0111"
     assert peer.data_sets[:2] == peer.data_sets[2:]
 
 

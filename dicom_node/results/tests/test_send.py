@@ -10,6 +10,7 @@ from casebook.errors import IdentityConflict, PeerUnavailable, UnsafeOutput, Wet
 from casebook.outcomes import Delivered, Held, Prepared
 from dicom_node.results.prepare import prepare
 from dicom_node.results.send import send
+from dicom_node.results.sr_document import ENHANCED_SR
 from dicom_node.results.tests import drafts
 from dicom_node.tests.peers import Receiver, acknowledge, archive
 
@@ -27,7 +28,9 @@ def test_an_sr_reaches_the_archive_byte_for_byte() -> None:
     with archive(0x0000) as peer:
         outcome = send(ready, drafts.settings(port=peer.port))
 
-    assert outcome == Delivered(acknowledgement="0x0000")
+    assert outcome == Delivered(
+        acknowledgement="0x0000", negotiated={ENHANCED_SR: ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")}
+    )
     assert ready.output.content.endswith(peer.data_sets[0])
     assert len(peer.data_sets[0]) > 3_000
 

@@ -6,7 +6,7 @@ import pytest
 
 from casebook.errors import PeerUnavailable, RejectedByPeer, UnsafeOutput
 from casebook.settings import DicomDestination
-from dicom_node.results.sr_document import build, to_bytes
+from dicom_node.results.sr_document import ENHANCED_SR, build, to_bytes
 from dicom_node.results.store_scu import judge, store
 from dicom_node.results.tests import drafts
 from dicom_node.tests.peers import archive
@@ -30,7 +30,8 @@ def test_a_status_that_says_stored_ends_the_send() -> None:
     with archive(*STORED) as peer:
         answered = [store(CONTENT, destination(peer.port)) for _ in STORED]
 
-    assert answered == list(STORED)
+    assert [one.status for one in answered] == list(STORED)
+    assert {str(one.negotiated) for one in answered} == {str({ENHANCED_SR: (EXPLICIT, IMPLICIT)})}
     assert all(CONTENT.endswith(one) for one in peer.data_sets)
     assert peer.transfer_syntaxes == [EXPLICIT] * len(STORED)
 
@@ -81,7 +82,7 @@ def test_an_archive_that_takes_no_enhanced_sr_refuses_for_good() -> None:
 def test_a_rejected_association_may_be_accepted_later() -> None:
     with (
         archive(0x0000, called_ae_titles=True) as peer,
-        pytest.raises(PeerUnavailable, match=r"result 1, source 1, reason 7"),
+        pytest.raises(PeerUnavailable, match=r"does not know the called AE title \(result 1, source 1, reason 7"),
     ):
         store(CONTENT, destination(peer.port))
 
