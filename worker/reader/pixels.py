@@ -27,7 +27,7 @@ from worker.reader.decode import (
     plain_faults,
     stored_frames,
 )
-from worker.reader.edge_marks import find_edge_marks, without_marks
+from worker.reader.edge_marks import find_edge_marks, values_apart, without_marks
 from worker.reader.picture_kind import FILM_MODALITIES
 
 #: Share of the pixels at either end that a picture without a window does not have to show, in percent.
@@ -257,10 +257,11 @@ def _voi(
 
 
 def _over_its_range(values: Values, stored: NDArray[Any], header: Dataset, index: int) -> Rendered:
-    low, high = shown_range(_without_padding(values, stored, header))
-    if str(header.get("Modality") or "").strip() not in FILM_MODALITIES:
-        return Rendered(frame=_stretched(values, low, high))
-    marks = find_edge_marks(values, (low, high), _modality_range(stored, header, index))
+    inside = _without_padding(values, stored, header)
+    apart = values_apart(inside, _modality_range(stored, header, index))
+    low, high = shown_range(inside[~np.isin(inside, apart)])
+    is_film = str(header.get("Modality") or "").strip() in FILM_MODALITIES
+    marks = find_edge_marks(values, apart) if is_film else None
     if marks is None:
         return Rendered(frame=_stretched(values, low, high))
     return Rendered(frame=_stretched(without_marks(values, marks), low, high), lacks_marks=True)
