@@ -25,8 +25,6 @@ _OUTSIDE = 2.0
 def values_apart(values: Values, bounds: tuple[float, float]) -> tuple[float, ...]:
     """Find the ends of what the stored bits can hold that a few pixels have, far from all others.
 
-    They are no grey of the film and must not set its contrast, whatever they are.
-
     Parameters
     ----------
     values

@@ -33,7 +33,7 @@ from worker.reader.picture_kind import FILM_MODALITIES
 #: Share of the pixels at either end that a picture without a window does not have to show, in percent.
 _OUTSIDE_PERCENT = 2.0
 #: How far from the rest, in parts of its range, a lowest or highest value is still part of the picture.
-_NEAR = 0.25
+_NEAR = 0.2
 
 #: So many times white may the largest entry of a table be whose descriptor states fewer bits than it needs.
 _ROUNDED_UP = 1.02
@@ -258,10 +258,10 @@ def _voi(
 
 def _over_its_range(values: Values, stored: NDArray[Any], header: Dataset, index: int) -> Rendered:
     inside = _without_padding(values, stored, header)
-    apart = values_apart(inside, _modality_range(stored, header, index))
-    low, high = shown_range(inside[~np.isin(inside, apart)])
-    is_film = str(header.get("Modality") or "").strip() in FILM_MODALITIES
-    marks = find_edge_marks(values, apart) if is_film else None
+    low, high = shown_range(inside)
+    if str(header.get("Modality") or "").strip() not in FILM_MODALITIES:
+        return Rendered(frame=_stretched(values, low, high))
+    marks = find_edge_marks(values, values_apart(inside, _modality_range(stored, header, index)))
     if marks is None:
         return Rendered(frame=_stretched(values, low, high))
     return Rendered(frame=_stretched(without_marks(values, marks), low, high), lacks_marks=True)
