@@ -148,6 +148,7 @@ CHECKS: tuple[Check, ...] = (
         first_mapped_value=FIRST,
         shown_range="(0.0, 4095.0)",
         find_edge_marks="None",
+        values_apart="()",
         pixel_height="1.0",
     ),
     # How it looks.

@@ -4,6 +4,7 @@ A letter of lead at the very edge is taken out of what a model is shown, and the
 in the patient stays: metal and contrast lie further inside, and have soft edges.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,40 +16,53 @@ Values = NDArray[np.floating[Any]]
 _EDGE = 1 / 12
 #: Larger parts of a picture are no marks.
 _LARGEST = 0.005
-#: How far every other value is from that of a mark, in parts of the range that is shown.
+#: How far every other value is from that of a mark, in parts of the range that nearly all pixels have.
 _APART = 0.25
+#: Share of the pixels at either end that do not count for that range, in percent.
+_OUTSIDE = 2.0
 
 
-def find_edge_marks(
-    values: Values, shown: tuple[float, float], bounds: tuple[float, float]
-) -> NDArray[np.bool_] | None:
-    """Find marks at the edge of a film.
+def values_apart(values: Values, bounds: tuple[float, float]) -> tuple[float, ...]:
+    """Find the ends of what the stored bits can hold that a few pixels have, far from all others.
 
-    A value is that of marks where it is an end of what the stored bits can hold, outside of the range that is shown
-    and apart from every other value, and where it stands nowhere but in small parts along the edge.
+    Parameters
+    ----------
+    values
+        The values of the picture that are no padding, any shape.
+    bounds
+        The lowest and the highest value that the stored bits can hold.
+    """
+    found = []
+    for end in bounds:
+        here = values == end
+        others = values[~here]
+        if not here.any() or not others.size or here.sum() > _LARGEST * here.size:
+            continue
+        usual = float(np.ptp(np.percentile(others, (_OUTSIDE, 100 - _OUTSIDE))))
+        if min(abs(float(others.min()) - end), abs(float(others.max()) - end)) >= max(_APART * usual, 1):
+            found.append(end)
+    return tuple(found)
+
+
+def find_edge_marks(values: Values, apart: Sequence[float]) -> NDArray[np.bool_] | None:
+    """Find marks at the edge of a film: they have one of these values, which stands nowhere else.
 
     Parameters
     ----------
     values
         Shape (rows, columns), after the Modality LUT.
-    shown
-        The lowest and the highest value that are shown as grey.
-    bounds
-        The lowest and the highest value that the stored bits can hold.
+    apart
+        From `values_apart`.
 
     Returns
     -------
         Same shape: where the marks are; None where there are none.
     """
-    low, high = shown
     marks = np.zeros(values.shape, dtype=bool)
     edge = _edge_of(values.shape)
-    for end in bounds:
+    for end in apart:
         here = values == end
-        if low <= end <= high or not here.any() or here.sum() > _LARGEST * here.size or (here & ~edge).any():
-            continue
-        others = values[~here]
-        if min(abs(float(others.min()) - end), abs(float(others.max()) - end)) >= _APART * (high - low):
+        if not (here & ~edge).any():
             marks |= here
     return marks if marks.any() else None
 

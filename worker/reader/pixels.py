@@ -27,13 +27,13 @@ from worker.reader.decode import (
     plain_faults,
     stored_frames,
 )
-from worker.reader.edge_marks import find_edge_marks, without_marks
+from worker.reader.edge_marks import find_edge_marks, values_apart, without_marks
 from worker.reader.picture_kind import FILM_MODALITIES
 
 #: Share of the pixels at either end that a picture without a window does not have to show, in percent.
 _OUTSIDE_PERCENT = 2.0
 #: How far from the rest, in parts of its range, a lowest or highest value is still part of the picture.
-_NEAR = 0.25
+_NEAR = 0.2
 
 #: So many times white may the largest entry of a table be whose descriptor states fewer bits than it needs.
 _ROUNDED_UP = 1.02
@@ -257,10 +257,11 @@ def _voi(
 
 
 def _over_its_range(values: Values, stored: NDArray[Any], header: Dataset, index: int) -> Rendered:
-    low, high = shown_range(_without_padding(values, stored, header))
+    inside = _without_padding(values, stored, header)
+    low, high = shown_range(inside)
     if str(header.get("Modality") or "").strip() not in FILM_MODALITIES:
         return Rendered(frame=_stretched(values, low, high))
-    marks = find_edge_marks(values, (low, high), _modality_range(stored, header, index))
+    marks = find_edge_marks(values, values_apart(inside, _modality_range(stored, header, index)))
     if marks is None:
         return Rendered(frame=_stretched(values, low, high))
     return Rendered(frame=_stretched(without_marks(values, marks), low, high), lacks_marks=True)
