@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -123,7 +124,8 @@ def test_rows_are_made_again_when_the_recorder_was_lost(running: ListenerProcess
     (recorder,) = {*running.family()[1:]} - {*running.receiving()}
     recorder.kill()
     for number in range(2 * PROCESSES):
-        assert stores_one(running.port, number)
+        # A child whose recorder is away refuses for a moment, and a sender tries again.
+        foreign.wait_until(partial(stores_one, running.port, number))
 
     assert len(wait_for_rows(running.data_directory, 2 * PROCESSES)) == 2 * PROCESSES
 
