@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sqlalchemy import Column, ColumnElement, Connection, case, select, update
+from sqlalchemy import BindParameter, Column, ColumnElement, Connection, Float, bindparam, case, or_, select, update
 
 from casebook import tables
 from casebook.case import JobState
@@ -58,55 +58,68 @@ class _Wait:
     until: Column[float]
     is_open: ColumnElement[bool]
     #: Seconds it lasts at most.
-    longest_s: ColumnElement[float] | float
+    longest_s: ColumnElement[float]
 
-    def is_ahead(self, now: float) -> ColumnElement[bool]:
-        return self.is_open & (self.until > now + SLACK_S + self.longest_s)
+    @property
+    def is_ahead(self) -> ColumnElement[bool]:
+        return self.is_open & (self.until > _now + SLACK_S + self.longest_s)
 
 
-def _waits(limits: QueueSettings) -> tuple[_Wait, ...]:
+_now: BindParameter[float] = bindparam("now", type_=Float)
+_ask_again_s: BindParameter[float] = bindparam("ask_again_s", type_=Float)
+_backoff_cap_s: BindParameter[float] = bindparam("backoff_cap_s", type_=Float)
+_lease_s: BindParameter[float] = bindparam("lease_s", type_=Float)
+_hard_limit_s: BindParameter[float] = bindparam("hard_limit_s", type_=Float)
+_WAITS = (
     # A study waits for its quiet period, or for the next question to the archive.
-    is_longer = _study.quiet_period_s > limits.ask_again_s
-    return (
-        _Wait(
-            until=_study.quiet_at,
-            is_open=(_study.state == StudyState.RECEIVED) & _study.quiet_period_s.is_not(None),
-            longest_s=case((is_longer, _study.quiet_period_s), else_=limits.ask_again_s),
-        ),
-        _Wait(
-            until=_job.run_after,
-            is_open=_job.state.in_((JobState.READY, JobState.RETRY)),
-            longest_s=limits.backoff_cap_s,
-        ),
-        _Wait(until=_job.lease_until, is_open=_job.state == JobState.RUNNING, longest_s=limits.lease_s),
-        _Wait(
-            until=_destination.next_try,
-            is_open=_destination.failing_since.is_not(None),
-            longest_s=limits.backoff_cap_s,
-        ),
-        _Wait(
-            until=_attempt.on_wire_until,
-            is_open=_attempt.on_wire_until.is_not(None),
-            longest_s=limits.hard_limit_s,
-        ),
-    )
+    _Wait(
+        until=_study.quiet_at,
+        is_open=(_study.state == StudyState.RECEIVED) & _study.quiet_period_s.is_not(None),
+        longest_s=case((_study.quiet_period_s > _ask_again_s, _study.quiet_period_s), else_=_ask_again_s),
+    ),
+    _Wait(
+        until=_job.run_after,
+        is_open=_job.state.in_((JobState.READY, JobState.RETRY)),
+        longest_s=_backoff_cap_s,
+    ),
+    _Wait(until=_job.lease_until, is_open=_job.state == JobState.RUNNING, longest_s=_lease_s),
+    _Wait(
+        until=_destination.next_try,
+        is_open=_destination.failing_since.is_not(None),
+        longest_s=_backoff_cap_s,
+    ),
+    _Wait(
+        until=_attempt.on_wire_until,
+        is_open=_attempt.on_wire_until.is_not(None),
+        longest_s=_hard_limit_s,
+    ),
+)
+# Built once: putting a statement together takes longer than SQLite takes to answer it.
+_WENT_BACK = select(or_(*(select(one.until).where(one.is_ahead).exists() for one in _WAITS)))
+_PULL_BACK = tuple(
+    update(one.until.table).where(one.is_ahead).values({one.until.name: _now + one.longest_s}) for one in _WAITS
+)
+
+
+def _given(limits: QueueSettings, now: float) -> dict[str, float]:
+    return {
+        "now": now,
+        "ask_again_s": limits.ask_again_s,
+        "backoff_cap_s": limits.backoff_cap_s,
+        "lease_s": limits.lease_s,
+        "hard_limit_s": limits.hard_limit_s,
+    }
 
 
 def went_back(connection: Connection, *, now: float, limits: QueueSettings) -> bool:
     """Say whether a row waits for a time further ahead than any wait lasts: the clock went back since."""
-    return any(
-        connection.execute(select(one.until).where(one.is_ahead(now)).limit(1)).first() is not None
-        for one in _waits(limits)
-    )
+    return bool(connection.execute(_WENT_BACK, _given(limits, now)).scalar_one())
 
 
 def pull_back(connection: Connection, *, now: float, limits: QueueSettings) -> int:
     """Let every wait that the clock made longer begin anew; return how many there were."""
-    changed = 0
-    for one in _waits(limits):
-        until = {one.until.name: now + one.longest_s}
-        changed += connection.execute(update(one.until.table).where(one.is_ahead(now)).values(until)).rowcount
-    return changed
+    given = _given(limits, now)
+    return sum(connection.execute(one, given).rowcount for one in _PULL_BACK)
 
 
 def put_off(connection: Connection, *, now: float, limits: QueueSettings) -> int:
