@@ -42,18 +42,22 @@ def private_directory(path: Path) -> Path:
 def private_file(path: Path) -> None:
     """Let nobody else read a file, which is made where it is absent; its directory has to exist.
 
+    A file that is there is not opened: to close a file gives up every lock that this process holds on it (POSIX), and
+    the locks of a database keep its writers apart.
+
     Raises
     ------
     UnsafeStorage
         When it belongs to another user, so that its permissions cannot be changed.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE_FILE)
         try:
-            if stat.S_IMODE(os.fstat(descriptor).st_mode) & ~_PRIVATE_FILE:
-                os.fchmod(descriptor, _PRIVATE_FILE)
-        finally:
-            os.close(descriptor)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE_FILE))
+        except FileExistsError:
+            if stat.S_IMODE(path.stat().st_mode) & ~_PRIVATE_FILE:
+                path.chmod(_PRIVATE_FILE)
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise PermissionError
     except PermissionError:
         raise UnsafeStorage(
             f"{path}: this user may not use the file. Run everything of a node as one user, the owner of its data "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import OperationalError
 
 from casebook import database, destinations, queue
@@ -38,14 +38,24 @@ def test_every_sqlite_connection_is_durable(sqlite: Engine) -> None:
 
 def test_an_sqlite_writer_takes_its_lock_up_front_and_readers_go_on(sqlite: Engine) -> None:
     impatient = database.open_database(str(sqlite.url))
-    with impatient.connect().execution_options(reads=True) as connection:
-        connection.exec_driver_sql("PRAGMA busy_timeout=0")
-        connection.commit()
+    event.listen(impatient, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout=0"))
     with database.write(sqlite), database.read(impatient) as reader:
         assert reader.execute(text("SELECT count(*) FROM study")).scalar_one() == 0
         with pytest.raises(OperationalError), database.write(impatient):
             pass
     impatient.dispose()
+
+
+def test_who_opens_the_database_again_gives_up_no_lock_of_this_process(sqlite: Engine) -> None:
+    # POSIX locks belong to a process and a file: whoever closes the file once loses all of them.
+    another = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
+    with database.write(sqlite):
+        database.open_database(str(sqlite.url)).dispose()
+        found = subprocess.run(
+            [sys.executable, "-c", another, str(sqlite.url.database)], capture_output=True, check=False
+        )
+
+    assert b"database is locked" in found.stderr
 
 
 def test_an_error_inside_a_write_leaves_nothing(engine: Engine) -> None:
