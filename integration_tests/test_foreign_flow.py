@@ -439,7 +439,7 @@ def test_why_says_that_a_ris_is_down_and_nothing_is_lost(hospital: Hospital, tmp
     foreign.wait_until(names_the_failure, what="a failed attempt to be named")
 
     (said,) = shown
-    assert re.search(r"Ready to be sent: sending to ris_down (is tried again in|waits for)", said)
+    assert re.search(r"Ready to be sent: sending to ris_down waits: the destination fails since", said)
     assert "Nothing is lost; the same bytes are sent again. Look at destination ris_down (hl7 127.0.0.1:" in said
 
 

@@ -32,6 +32,8 @@ from worker.reader.picture_kind import FILM_MODALITIES
 
 #: Share of the pixels at either end that a picture without a window does not have to show, in percent.
 _OUTSIDE_PERCENT = 2.0
+#: What a header says in larger numbers, no pixel can be reckoned with.
+_LARGEST = 1e30
 #: How far from the rest, in parts of its range, a lowest or highest value is still part of the picture.
 _NEAR = 0.2
 
@@ -226,6 +228,8 @@ def modality_values(stored: NDArray[Any], header: Dataset, index: int = 0) -> tu
 def _rescale(header: Dataset, index: int) -> tuple[float, float]:
     rescale = _macro(header, "PixelValueTransformationSequence", index)
     slope, intercept = _number(rescale, "RescaleSlope"), _number(rescale, "RescaleIntercept")
+    if max(abs(slope or 0), abs(intercept or 0)) > _LARGEST:
+        raise UnreadablePixels(Fault.BAD_HEADER)
     # A slope of zero would turn the picture into one grey: some converters write it and mean "none".
     return slope or 1.0, intercept or 0.0
 
@@ -274,7 +278,7 @@ def _own_window(voi: Dataset, values: Values) -> Window | None:
     windows = [
         Window(center=center, width=width, function=function)
         for center, width in zip(_numbers(voi, "WindowCenter"), _numbers(voi, "WindowWidth"), strict=False)
-        if center is not None and width is not None and width > 0
+        if center is not None and width is not None and 0 < width < _LARGEST and abs(center) < _LARGEST
     ]
     low, high = float(values.min()), float(values.max())
     seen = [one for one in windows if one.center - one.width / 2 <= high and one.center + one.width / 2 >= low]

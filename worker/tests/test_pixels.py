@@ -408,3 +408,16 @@ def test_a_segment_that_goes_on_behind_the_picture_is_refused() -> None:
 
     with pytest.raises(UnreadablePixels, match="another size"):
         only(dataset)
+
+
+@pytest.mark.parametrize(("center", "width"), [(1e40, 1e40), (50, 1e40), (-1e40, 100), (1e308, 1e308)])
+def test_a_window_in_numbers_that_no_pixel_has_is_none(center: float, width: float) -> None:
+    dataset = picture(ramp(), WindowCenter=center, WindowWidth=width)
+
+    np.testing.assert_array_equal(only(dataset), only(picture(ramp())))
+
+
+@pytest.mark.parametrize("rescale", [{"RescaleSlope": -1e40, "RescaleIntercept": 0}, {"RescaleIntercept": 1e300}])
+def test_a_rescale_in_numbers_that_no_pixel_has_is_refused(rescale: dict[str, Any]) -> None:
+    with pytest.raises(UnreadablePixels, match="missing or invalid"):
+        only(picture(ramp(), **rescale))
