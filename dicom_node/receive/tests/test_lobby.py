@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from casebook.settings import TlsSettings
 from dicom_node.receive import lobby
@@ -127,10 +128,8 @@ def test_half_handshakes_take_no_thread_and_keep_nobody_waiting(tmp_path: Path, 
         until(lambda: running.associations.running == 0)
 
 
-def test_what_is_no_handshake_is_closed_and_told(
-    tmp_path: Path, certificate: TlsSettings, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with receiving(tmp_path, tls=certificate) as running:
+def test_what_is_no_handshake_is_closed_and_told(tmp_path: Path, certificate: TlsSettings) -> None:
+    with structlog.testing.capture_logs() as said, receiving(tmp_path, tls=certificate) as running:
         with Wire(running.port) as wire:
             wire.send(b"GET / HTTP/1.0\r\n\r\n")
             with contextlib.suppress(ConnectionResetError):
@@ -138,4 +137,4 @@ def test_what_is_no_handshake_is_closed_and_told(
                     pass
         until(lambda: running.associations.running == 0)
 
-    assert "handshake_failed" in capsys.readouterr().out
+    assert "handshake_failed" in [one.get("reason") for one in said]

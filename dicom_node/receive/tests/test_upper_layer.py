@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.acse import ACSE
@@ -384,14 +385,12 @@ def test_an_echo_with_a_data_set_is_refused(running: Receiving) -> None:
 
 
 @pytest.mark.parametrize("field", [0x8001, 0x8020, 0x0000, 0x1234], ids=hex)
-def test_what_is_no_request_aborts_the_association(
-    running: Receiving, field: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with Wire(running.port, associate_rq()) as wire:
+def test_what_is_no_request_aborts_the_association(running: Receiving, field: int) -> None:
+    with structlog.testing.capture_logs() as logged, Wire(running.port, associate_rq()) as wire:
         wire.send(pdu((3, 3, command(field, CT))))
         assert wire.receive()[:1] == ABORT
 
-    said = capsys.readouterr().out
+    said = str(logged)
     assert all(one in said for one in ("command_unknown", "SENDER", "WETREAD", "127.0.0.1"))
 
 
