@@ -47,7 +47,8 @@ def roles_at(connection: Connection, *, now: float) -> Roles:
     """Read who runs and what waits for them."""
     waiting = (
         select(_job.queue, func.min(_job.run_after).label("since"))
-        .where(_job.state.in_((JobState.READY, JobState.RETRY)), _job.run_after <= now)
+        # A send may wait for its destination, and that is no fault of the role.
+        .where(_job.state.in_((JobState.READY, JobState.RETRY)), _job.run_after <= now, _job.lock == "")
         .group_by(_job.queue)
     )
     rows = connection.execute(waiting)

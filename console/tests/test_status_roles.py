@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from casebook import intake, presence
+from casebook import intake, presence, queue
 from casebook.sweeper import sweep
 from casebook.testing import FrozenClock, a_received_instance, a_wiring, sqlite_database
 from casebook.wiring import Wiring
@@ -104,6 +104,30 @@ def test_a_worker_that_takes_no_work_while_work_waits_is_no_ok(wiring: Wiring, c
     assert said.startswith("gpu is alive but takes no work, and a job has waited for 70 s: it may have lost its way")
     assert "kill its process (4 on node-2)" in said
     assert roles.in_words("gpu", _look(wiring), None) == "gpu no progress"
+
+
+def test_a_send_that_waits_for_its_destination_says_nothing_against_the_workers(
+    wiring: Wiring, clock: FrozenClock
+) -> None:
+    _a_study_waits(wiring, clock)
+    with wiring.write() as connection:
+        queue.claim(connection, queue="gpu", owner="gpu", lease_s=600.0, now=clock.at)
+        queue.enqueue(
+            connection,
+            step="send",
+            queue="io",
+            idempotency_key="send",
+            study_instance_uid="1.2.3",
+            generation=1,
+            max_attempts=5,
+            now=clock.at,
+            subject="ris",
+            lock="ris",
+        )
+    clock.advance(300)
+    _everybody(wiring, io=299.0)
+
+    assert _attention(wiring) == []
 
 
 @pytest.mark.parametrize("case", ["nothing waits", "it looked a moment ago", "it has a job", "it waits for a moment"])
