@@ -62,7 +62,7 @@ def _job(wiring: Wiring) -> tuple[JobState, float, float]:
 
 @pytest.mark.parametrize("waited_s", [1, 15, 29])
 @pytest.mark.parametrize("back_s", [10.0, 60.0, _HOUR_S, 24 * _HOUR_S])
-def test_after_a_leap_back_no_study_waits_over_twice_its_quiet_period(
+def test_after_a_leap_back_a_study_waits_at_most_twice_its_quiet_period_and_the_slack(
     wiring: Wiring, clock: FrozenClock, sweeper: Sweeper, waited_s: int, back_s: float
 ) -> None:
     _receive(wiring, clock)
